@@ -1,0 +1,48 @@
+"""Files that are either whole or absent: a killed run never leaves half a report behind."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write `content` beside `path` and rename it into place; the folder is created if need be.
+
+    The temporary file lies in the same folder, because a rename is atomic only within one file system.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp makes files that only their owner can read; a report is for everybody whom the umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 text with `write_bytes_atomic`."""
+    return write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Serialise to JSON that every parser reads.
+
+    Raises:
+        ValueError: on NaN or infinity, which JSON does not have (Python would write a bare ``NaN``).
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def write_json_atomic(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> Path:
+    """Write strict JSON (see `strict_json`), closed by a newline, with `write_bytes_atomic`."""
+    return write_text_atomic(path, strict_json(value, indent) + "\n")
