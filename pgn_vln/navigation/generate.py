@@ -289,11 +289,11 @@ class _EpisodeWriter:
             return str(error)
         if actions[-1] != Action.STOP:
             return f"the expert did not stop within {self.env.max_steps} steps"
-        distance = self.env.geodesic(self.env.position(), self.env.episode_info(name).goal_position)
+        info = self.env.episode_info(name)
+        distance = self.env.geodesic(self.env.position(), info.goal_position)
         if not distance < self.settings.success_radius_m:
             return f"the expert stopped {distance:.2f} m from the goal"
-        instruction = self.env.episode_info(name).instruction
-        self._commit(name, instruction, frames, actions, labels)
+        self._commit(name, info.instruction, frames, actions, labels)
         return actions
 
     def _drive(self, name: str) -> tuple[list[np.ndarray], list[int], list[int]]:

@@ -54,6 +54,7 @@ class OccupancyGrid:
                 self.free[block] &= squared >= agent_radius_m**2
         # One ring of blocked cells, so that a look-up outside the building needs no test of its own.
         self._padded = np.pad(self.free, 1)
+        self._last = np.array([columns + 1, rows + 1])
         self._graph: csr_matrix | None = None
         self._fields: dict[int, DistanceField] = {}
 
@@ -68,9 +69,9 @@ class OccupancyGrid:
     def is_free(self, points: np.ndarray) -> np.ndarray:
         """Whether the agent fits at `points` ``[..., 2]``, metres; outside the building it does not."""
         scaled = np.floor((points - self.origin) / self.resolution_m).astype(np.int64) + 1
-        rows = scaled[..., 1].clip(0, self.shape[0] + 1)
-        columns = scaled[..., 0].clip(0, self.shape[1] + 1)
-        return self._padded[rows, columns]
+        # `np.clip` costs three times as much, and the expert asks this a hundred times per action.
+        scaled = np.minimum(np.maximum(scaled, 0), self._last)
+        return self._padded[scaled[..., 1], scaled[..., 0]]
 
     def line_is_free(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Whether the agent can walk straight from `a` to `b`, metres."""
@@ -186,18 +187,19 @@ class DistanceField:
             distances, self._predecessors = dijkstra(grid.graph(), indices=goal, return_predecessors=True)
         self.distances = distances.reshape(grid.shape)
         self._goal = goal
-        self._padded = np.pad(self.distances, 2, constant_values=np.inf)
+        self._padded = np.pad(self.distances, 3, constant_values=np.inf)
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """Distances ``[B]`` from `points` ``[B, 2]``, metres, smooth below the size of a cell."""
-        cells = self.grid.cells(points)
-        rows, columns = self.grid.shape
-        inside = ((cells >= 0) & (cells < (rows, columns))).all(axis=-1)
-        cells = cells.clip(0, (rows - 1, columns - 1))
-        neighbours = cells[:, None, :] + _NEIGHBOURHOOD
-        distances = self._padded[neighbours[..., 0] + 2, neighbours[..., 1] + 2]
-        distances = distances + np.hypot(*np.moveaxis(self.grid.centres(neighbours) - points[:, None, :], -1, 0))
-        return np.where(inside, distances.min(axis=1), np.inf)
+        scaled = (points - self.grid.origin) / self.grid.resolution_m
+        cells = np.floor(scaled).astype(np.int64)
+        # Two rings of infinity stand for all that lies outside.
+        columns = np.minimum(np.maximum(cells[:, :1] + 2, 0), self.grid.shape[1] + 3) + _NEIGHBOURHOOD[:, 1]
+        rows = np.minimum(np.maximum(cells[:, 1:] + 2, 0), self.grid.shape[0] + 3) + _NEIGHBOURHOOD[:, 0]
+        distances = self._padded[rows + 1, columns + 1]
+        offset = scaled - cells - 0.5
+        steps = np.hypot(_NEIGHBOURHOOD[:, 1] - offset[:, :1], _NEIGHBOURHOOD[:, 0] - offset[:, 1:])
+        return (distances + steps * self.grid.resolution_m).min(axis=1)
 
     def trace(self, point: np.ndarray) -> np.ndarray | None:
         """Cells ``[N, 2]`` of the way from `point` to the goal, both included, or None if there is none."""

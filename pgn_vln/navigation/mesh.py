@@ -1,12 +1,10 @@
-"""Houses as coloured quads: vertices, shades and texture coordinates in NumPy, without any renderer.
+"""Houses as coloured quads: vertices, shades and texture coordinates, without any renderer.
 
 There are no lights: every face is as bright as its direction says, so that edges show and pixels are reproducible.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from pgn_vln.navigation.furniture import COLOURS, RGB, Part
 from pgn_vln.navigation.houses import (
@@ -20,6 +18,7 @@ from pgn_vln.navigation.houses import (
     solid_spans,
 )
 
+Point = tuple[float, float, float]
 PLAIN = ""
 TEXTURE_WIDTH_M = 1.2
 _CEILING: RGB = (240, 240, 238)
@@ -39,9 +38,9 @@ class Quads:
         coordinates: Texture coordinates ``[4, 2]`` each.
     """
 
-    vertices: list[np.ndarray] = field(default_factory=list)
+    vertices: list[list[Point]] = field(default_factory=list)
     colours: list[RGB] = field(default_factory=list)
-    coordinates: list[np.ndarray] = field(default_factory=list)
+    coordinates: list[list[tuple[float, float]]] = field(default_factory=list)
 
 
 class HouseMesh:
@@ -120,23 +119,28 @@ class HouseMesh:
     def _add(
         self,
         texture: str,
-        corners: list[tuple[float, float, float]],
+        corners: list[Point],
         normal: tuple[int, int, int],
         rgb: RGB = _WHITE,
         shade: float | None = None,
     ) -> None:
         """Add a face, with its corners put counter-clockwise around its outward normal."""
-        vertices = np.array(corners, dtype=np.float32)
-        if float(np.cross(vertices[1] - vertices[0], vertices[2] - vertices[1]) @ np.array(normal)) < 0:
-            vertices = vertices[::-1]
+        if _cross_along(corners, normal) < 0:
+            corners = corners[::-1]
         shade = _NORMAL_SHADE[normal] if shade is None else shade
         quads = self.groups[texture]
-        quads.vertices.append(vertices)
+        quads.vertices.append(corners)
         quads.colours.append(tuple(min(255, round(channel * shade)) for channel in rgb))
         if normal[2]:
-            coordinates = vertices[:, :2] / TEXTURE_WIDTH_M
+            quads.coordinates.append([(x / TEXTURE_WIDTH_M, y / TEXTURE_WIDTH_M) for x, y, _ in corners])
         else:
-            coordinates = np.stack(
-                [vertices[:, 1 if normal[0] else 0] / TEXTURE_WIDTH_M, vertices[:, 2] / WALL_HEIGHT_M], axis=-1
+            quads.coordinates.append(
+                [((y if normal[0] else x) / TEXTURE_WIDTH_M, z / WALL_HEIGHT_M) for x, y, z in corners]
             )
-        quads.coordinates.append(coordinates)
+
+
+def _cross_along(corners: list[Point], normal: tuple[int, int, int]) -> float:
+    """The first corner's turn, positive if it is counter-clockwise around an axis (NumPy is slow at such)."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = corners[:3]
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - bx, cy - by, cz - bz
+    return normal[0] * (uy * vz - uz * vy) + normal[1] * (uz * vx - ux * vz) + normal[2] * (ux * vy - uy * vx)

@@ -128,10 +128,10 @@ def _make_geom(panda: Any, quads: Quads) -> Any:
     """Upload quads as triangles, in one copy each for vertices and indices."""
     count = len(quads.vertices)
     table = np.zeros((count, 4), dtype=_VERTEX)
-    table["position"] = np.stack(quads.vertices)
+    table["position"] = np.array(quads.vertices)
     table["rgba"][..., :3] = np.array(quads.colours, dtype=np.uint8)[:, None]
     table["rgba"][..., 3] = 255
-    table["uv"] = np.stack(quads.coordinates)
+    table["uv"] = np.array(quads.coordinates)
     data = panda.GeomVertexData("house", panda.GeomVertexFormat.getV3c4t2(), panda.Geom.UHStatic)
     data.uncleanSetNumRows(4 * count)
     data.modifyArrayHandle(0).copyDataFrom(table.tobytes())
