@@ -203,7 +203,9 @@ class _Plan:
 
     def label(self, point: NDArray[np.float64], text: str, colour: Colour, size: int) -> None:
         ((x, y),) = self.pixels(point)
-        self.draw.text((x, y), text, fill=colour, font=_font(size * _SMOOTHING), anchor="mm")
+        # A halo keeps it readable on furniture and paths.
+        halo = {"stroke_width": 2 * _SMOOTHING, "stroke_fill": _PAPER}
+        self.draw.text((x, y), text, fill=colour, font=_font(size * _SMOOTHING), anchor="mm", **halo)
 
 
 def _draw_plan(episode: EpisodePicture) -> Image.Image:
@@ -216,6 +218,9 @@ def _draw_plan(episode: EpisodePicture) -> Image.Image:
     for point in plan.taken:
         plan.disc(point, 2.0, _TAKEN, _TAKEN)
     _draw_ends(plan, episode)
+    if episode.floor_plan is not None and episode.target is not None:
+        wanted = episode.floor_plan.objects[episode.target]
+        plan.label(np.array([wanted.rect.centre[0], wanted.rect.y1 + 0.25]), wanted.name, _GOAL, 12)
     return plan.image.resize(_PLAN_SIZE, Image.Resampling.BOX)
 
 
@@ -230,9 +235,6 @@ def _draw_building(plan: _Plan, floor_plan: FloorPlan, target: int | None) -> No
         plan.draw.polygon(plan.pixels(_corners(wall)), fill=_INK)
     for room in floor_plan.rooms:
         plan.label(np.array([room.rect.centre[0], room.rect.y1 - 0.35]), room.name, _MUTED, 11)
-    if target is not None:
-        wanted = floor_plan.objects[target]
-        plan.label(np.array([wanted.rect.centre[0], wanted.rect.y1 + 0.25]), wanted.name, _GOAL, 12)
 
 
 def _draw_goal(plan: _Plan, episode: EpisodePicture) -> None:

@@ -79,7 +79,7 @@ def summarise(
     """
     if not records:
         raise ValueError("no episode records to summarise; evaluate at least one episode")
-    names = sorted({record.policy for record in records}, key=lambda name: (name != model_policy, name))
+    names = sorted(dict.fromkeys(record.policy for record in records), key=lambda name: name != model_policy)
     by_policy = {name: [record for record in records if record.policy == name] for name in names}
     episodes = {name: sorted(record.episode_id for record in by_policy[name]) for name in names}
     for name in names[1:]:
