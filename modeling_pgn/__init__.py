@@ -2,13 +2,15 @@
 
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
 )
+
+# Up to transformers 5.17 the top-level name is a placeholder where torchvision, which PGN does not need, is missing.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_openpangu import OpenPanguConfig
 from .configuration_pgn import PGNConfig

@@ -26,7 +26,7 @@ class PGNNavigator:
         self.navigation = model.config.navigation
         self.prompt = processor.navigation_prompt(self.navigation)
         self.max_length = model.config.text_config.max_position_embeddings
-        self._trie = _token_trie({action: ids for action, ids in self.prompt.answer_ids.items()})
+        self._trie = _token_trie(self.prompt.answer_ids)
         self._instruction: str | None = None
         self._features: list[torch.Tensor] = []
         self._actions: list[Action] = []

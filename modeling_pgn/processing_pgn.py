@@ -6,9 +6,9 @@ from .prompting_pgn import IMAGE_TOKEN, SPECIAL_TOKENS, NavigationPrompt
 
 
 class PGNProcessor(ProcessorMixin):
-    """Frames and text to model inputs.
+    r"""Frames and text to model inputs.
 
-    Called like any processor (``processor(images=…, text="<|image|>\\nWhat is here?", return_tensors="pt")``); each
+    Called like any processor (``processor(images=…, text="<|image|>\nWhat is here?", return_tensors="pt")``); each
     ``<|image|>`` becomes ``num_query_tokens`` placeholders. Navigation prompts come from `navigation_prompt`.
 
     Args:
@@ -70,7 +70,7 @@ def _check_eos(tokenizer):
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     if eos is None or eos == pad:
         raise ValueError(
-            f"the tokenizer's eos is {tokenizer.eos_token!r} (id {eos}) and its pad {tokenizer.pad_token!r} (id {pad}): "
+            f"the tokenizer's eos is {tokenizer.eos_token!r} (id {eos}), its pad {tokenizer.pad_token!r} (id {pad}): "
             "a model whose eos is missing or masked as padding never learns to stop; load the tokenizer with "
             "from_pretrained, so that tokenizer_config.json is read, and set two different tokens"
         )

@@ -141,9 +141,7 @@ class NavigationPrompt:
         """The token that ends a supervised answer: eos, or ``<|frame_sep|>`` where a ``stream`` goes on."""
         return self.tokenizer.eos_token if self.layout == "window" or action is Action.STOP else FRAME_SEP_TOKEN
 
-    def segments(
-        self, instruction: str, actions: Sequence[int], labels: Sequence[int] | None = None
-    ) -> list[Segment]:
+    def segments(self, instruction: str, actions: Sequence[int], labels: Sequence[int] | None = None) -> list[Segment]:
         """The prompt in pieces.
 
         Args:

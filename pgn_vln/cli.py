@@ -1,0 +1,47 @@
+"""The command `pgn`: everything that is not a train script."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from pgn_vln.arguments import parse_arguments
+
+COMMANDS = {
+    ("new",): ("new", "write an untrained tiny PGN"),
+    ("episodes", "generate"): ("generate_episodes", "expert episodes in built-in houses"),
+    ("episodes", "validate"): ("validate_episodes", "check a folder of episodes"),
+    ("evaluate", "vln"): ("evaluate_vln", "a checkpoint in unseen houses, beside baselines"),
+}
+
+
+def usage() -> str:
+    """What `pgn --help` says."""
+    lines = [f"  pgn {' '.join(words):<20} {about}" for words, (_, about) in COMMANDS.items()]
+    return "\n".join(["usage: pgn COMMAND [RECIPE.yaml] [--field value ...]", "", *lines, "", "pgn COMMAND --help"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; bad input ends with one plain sentence and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
+    if words is None:
+        print(f"error: no command {' '.join(argv[:2])!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    # Imported only now: `pgn --help` shall not load torch.
+    command = importlib.import_module(f"pgn_vln.commands.{COMMANDS[words][0]}")
+    (args,) = parse_arguments((command.Arguments,), argv[len(words) :], prog=f"pgn {' '.join(words)}")
+    try:
+        command.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""`pgn evaluate vln`: a checkpoint walks through unseen houses, beside three baselines."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+
+import modeling_pgn  # noqa: F401 (registers the Auto classes)
+from pgn_vln.evaluation.evaluate_vln import evaluate_policies
+from pgn_vln.evaluation.report import format_table
+from pgn_vln.navigation.house_env import HouseEnv
+from pgn_vln.navigation.rollout import ExpertPolicy, ForwardPolicy, NavigatorPolicy, RandomPolicy
+
+
+@dataclass
+class Arguments:
+    """Arguments of `pgn evaluate vln`."""
+
+    model: str = field(metadata={"help": "Folder or Hub name of a PGN checkpoint."})
+    level: str = field(default="one_room", metadata={"help": "one_room, two_rooms or house."})
+    split: str = field(default="test", metadata={"help": "train, val or test."})
+    episodes: int = field(default=100, metadata={"help": "How many, the first ones of the split."})
+    radius_m: float = field(default=1.0, metadata={"help": "STOP nearer than this to the goal is a success, metres."})
+    out: str | None = field(default=None, metadata={"help": "Report folder; default MODEL/evaluation/LEVEL_SPLIT."})
+    seed: int = field(default=0, metadata={"help": "Of the houses and of the random baseline."})
+    max_steps: int | None = field(default=None, metadata={"help": "Actions an episode may take; default the level's."})
+    pictures: int | None = field(default=None, metadata={"help": "Episodes that get a picture; default all."})
+    overwrite: bool = field(default=False, metadata={"help": "Start again where a report exists."})
+
+
+def run(args: Arguments):
+    """Roll out, report, print the table."""
+    set_seed(args.seed)
+    state = PartialState()
+    model = AutoModelForImageTextToText.from_pretrained(args.model).to(state.device).eval()
+    processor = AutoProcessor.from_pretrained(args.model)
+    navigation = model.config.navigation
+    env = HouseEnv(
+        args.level,
+        args.split,
+        args.episodes,
+        seed=args.seed,
+        image_size=model.config.vision_config.image_size,
+        turn_degrees=navigation["turn_degrees"],
+        step_m=navigation["step_m"],
+        hfov_degrees=navigation["hfov_degrees"],
+        success_radius_m=args.radius_m,
+        max_steps=args.max_steps,
+    )
+    policies = {
+        "model": NavigatorPolicy(model.navigator(processor)),
+        "random": RandomPolicy(args.seed),
+        "forward": ForwardPolicy(),
+        "expert": ExpertPolicy(env),
+    }
+    out = Path(args.out or Path(args.model) / "evaluation" / f"{args.level}_{args.split}")
+    try:
+        summary = evaluate_policies(
+            env,
+            policies,
+            env.episodes(),
+            out,
+            settings={
+                "model": args.model,
+                "level": args.level,
+                "seed": args.seed,
+                "max_steps": env.max_steps,
+                "navigation": navigation,
+            },
+            radius_m=args.radius_m,
+            split=args.split,
+            pictures=args.pictures,
+            overwrite=args.overwrite,
+        )
+    finally:
+        env.close()
+    if state.is_main_process:
+        print(format_table(summary))
+        print(f"report: {out / 'report.html'}")
+    state.destroy_process_group()

@@ -1,0 +1,58 @@
+"""Arguments of the train scripts."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from modeling_pgn.prompting_pgn import PROMPT_LAYOUTS
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub name of a whole PGN checkpoint."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "sdpa, eager or flash_attention_2."})
+
+
+@dataclass
+class DataArguments:
+    """Episodes, and how they become training samples."""
+
+    train_dir: str = field(metadata={"help": "Folder of trajectories (traj_*.json and ep_*_images/) to train on."})
+    eval_dir: str | None = field(default=None, metadata={"help": "Folder of trajectories to validate on."})
+    prompt_layout: str = field(default="stream", metadata={"help": f"One of {', '.join(PROMPT_LAYOUTS)}."})
+    history_frames: int | None = field(
+        default=16, metadata={"help": "Frames of history a window holds; null for all from the start."}
+    )
+    windows: str = field(
+        default="all", metadata={"help": "all: every window; random: one an episode, drawn anew each epoch."}
+    )
+    max_length: int = field(default=2048, metadata={"help": "Tokens of a sample, image tokens counted."})
+    on_bad_episode: str = field(default="raise", metadata={"help": "raise or skip."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Cache of the datasets library, e.g. one a node."})
+    data_num_proc: int | None = field(default=None, metadata={"help": "Processes that build the window table."})
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("prompt_layout", PROMPT_LAYOUTS),
+            ("windows", ("all", "random")),
+            ("on_bad_episode", ("raise", "skip")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(allowed)}")
+
+
+@dataclass
+class VLNTrainingArguments(TrainingArguments):
+    """The Trainer's arguments, with the defaults that navigation needs."""
+
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: windows carry what the collator reads."}
+    )
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
+    report_to: str | list[str] = field(default="tensorboard", metadata={"help": "Trackers, such as tensorboard."})
+    resume: str | None = field(
+        default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
+    )

@@ -1,0 +1,78 @@
+"""What a run starts from: a checkpoint to resume goes before a pretrained one."""
+
+import logging
+from pathlib import Path
+
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_pgn import PGNForConditionalGeneration, PGNProcessor
+
+logger = logging.getLogger(__name__)
+
+
+def find_resume(resume: str | None, output_dir: str) -> str | None:
+    """The checkpoint folder to resume from, or None.
+
+    Args:
+        resume: a folder, ``"last"`` for the newest checkpoint in ``output_dir`` (none there: a fresh start), or None.
+        output_dir: of the run.
+
+    Raises:
+        ValueError: ``resume`` names no checkpoint folder; or the run exists already and ``resume`` was not given.
+    """
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if resume is None:
+        if last is not None:
+            raise ValueError(
+                f"output_dir={output_dir!r} holds a run already (newest checkpoint {Path(last).name}); continue it "
+                "with --resume last, or choose another output_dir"
+            )
+        return None
+    if resume == "last":
+        return last
+    if not (Path(resume) / "trainer_state.json").is_file():
+        raise ValueError(f"resume={resume!r} is no checkpoint folder: no trainer_state.json; give one or 'last'")
+    return resume
+
+
+def load_model(name_or_path: str, resume: str | None, **kwargs) -> tuple[PreTrainedModel, PGNProcessor]:
+    """Model and processor, from the checkpoint to resume if there is one, else from the pretrained one.
+
+    Args:
+        name_or_path: folder or Hub name of a whole PGN checkpoint.
+        resume: checkpoint folder that `find_resume` gave, or None.
+        kwargs: for ``from_pretrained``, such as ``attn_implementation``.
+
+    Raises:
+        ValueError: the folder does not exist; processor and model do not belong together.
+    """
+    source = resume or name_or_path
+    looks_local = Path(source).is_absolute() or source.count("/") != 1
+    if looks_local and not (Path(source) / "config.json").is_file():
+        raise ValueError(
+            f"model_name_or_path={source!r} is no checkpoint: there is no config.json; make a tiny one with "
+            f"'pgn new --out {source}', or give a folder or Hub name that has one"
+        )
+    model = PGNForConditionalGeneration.from_pretrained(source, **kwargs)
+    processor = PGNProcessor.from_pretrained(source)
+    processor.check_model(model.config)
+    logger.info("weights: %s %s", "resumed from" if resume else "pretrained, from", source)
+    return model, processor
+
+
+def parameter_table(model: PreTrainedModel) -> str:
+    """Trainable and frozen parameters, module by module."""
+    rows = []
+    for name, module in [*model.model.named_children(), ("lm_head", model.lm_head)]:
+        counts = [sum(p.numel() for p in module.parameters() if p.requires_grad is kept) for kept in (True, False)]
+        rows.append((name, *counts))
+    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    lines = [f"{'module':<16} {'trainable':>15} {'frozen':>15}"]
+    return "\n".join(lines + [f"{name:<16} {trainable:>15,} {frozen:>15,}" for name, trainable, frozen in rows])
+
+
+def make_output_dir(args: TrainingArguments):
+    """Create the run's folder on the first rank."""
+    if args.should_save:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,115 @@
+"""Train PGN to navigate, on a folder of episodes.
+
+    # the tiny model in the built-in houses, on a laptop (after `pgn new` and `pgn episodes generate`)
+    accelerate launch --cpu train_vln.py recipes/vln_houses_tiny.yaml
+
+    # command-line values win over the recipe
+    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --learning_rate 1e-4 --report_to wandb
+
+    # eight devices with DeepSpeed ZeRO-2
+    torchrun --nproc_per_node 8 train_vln.py recipes/vln_houses_tiny.yaml --deepspeed ds_configs/zero2.json
+
+    # go on after an interruption
+    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --resume last
+
+The run directory (`output_dir`) then holds the model with its code and processor, checkpoints, `recipe.yaml` (the
+arguments as run), `versions.json`, `metrics.jsonl`, TensorBoard events, and a model card.
+"""
+
+import logging
+
+import torch
+from transformers import Trainer, set_seed
+
+from pgn_vln.arguments import parse_arguments
+from pgn_vln.data.builder import load_windows
+from pgn_vln.data.collator import NavigationCollator
+from pgn_vln.data.episodes import read_generation_settings
+from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
+from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
+from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
+from pgn_vln.training.record import MetricsFile, write_card, write_run
+
+logger = logging.getLogger("train_vln")
+
+
+def main():
+    """Parse, load, train, save."""
+    ################
+    # Arguments
+    ################
+    model_args, data_args, training_args = parse_arguments((ModelArguments, DataArguments, VLNTrainingArguments))
+    logging.basicConfig(
+        level=logging.INFO if training_args.should_log else logging.WARNING, format="%(name)s: %(message)s"
+    )
+    set_seed(training_args.seed)
+    resume = find_resume(training_args.resume, training_args.output_dir)
+
+    ################
+    # Model
+    ################
+    model, processor = load_model(
+        model_args.model_name_or_path, resume, attn_implementation=model_args.attn_implementation
+    )
+    generated = read_generation_settings(data_args.train_dir) or {}
+    model.config.navigation = {
+        **model.config.navigation,
+        **{name: generated[name] for name in ("turn_degrees", "step_m", "hfov_degrees") if name in generated},
+        "history_frames": data_args.history_frames,
+        "prompt_layout": data_args.prompt_layout,
+    }
+    model.config.check()
+    prompt = processor.navigation_prompt(model.config.navigation)
+    logger.info("parameters\n%s", parameter_table(model))
+
+    ################
+    # Data
+    ################
+    with training_args.main_process_first(desc="building windows"):
+        train_windows = load_windows(data_args.train_dir, data_args, data_args.windows, training_args.seed)
+        eval_windows = load_windows(data_args.eval_dir, data_args) if data_args.eval_dir else None
+
+    ################
+    # Training
+    ################
+    make_output_dir(training_args)
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_windows,
+        eval_dataset=eval_windows,
+        data_collator=NavigationCollator(processor, prompt, data_args.max_length),
+        processing_class=processor,
+        compute_metrics=ActionAccuracy(prompt),
+        preprocess_logits_for_metrics=predicted_ids,
+        callbacks=[MetricsFile()],
+    )
+    if training_args.should_save:
+        write_run(training_args.output_dir, model_args, data_args, training_args)
+    trainer.train(resume_from_checkpoint=resume)
+
+    ################
+    # Save and push
+    ################
+    metrics = trainer.evaluate() if eval_windows is not None else {}
+    trainer.save_model()
+    if training_args.should_save:
+        write_card(
+            training_args.output_dir,
+            base=model_args.model_name_or_path,
+            data=data_args.train_dir,
+            windows=len(train_windows),
+            steps=trainer.state.global_step,
+            navigation=model.config.navigation,
+            metrics={name: round(value, 4) for name, value in metrics.items()} or "none",
+        )
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    logger.info("wrote %s; next: pgn evaluate vln --model %s", training_args.output_dir, training_args.output_dir)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
