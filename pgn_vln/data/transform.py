@@ -1,0 +1,93 @@
+"""Decoding a window's frames, and nothing else, at the moment a sample is asked for.
+
+The table holds paths, no pixels. Navigation frames are never flipped or cropped: left and right would swap.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from pgn_vln.data.episodes import load_frame
+from pgn_vln.data.windows import PromptLayout, check_window_settings, random_window
+
+
+class DecodeFrames:
+    """Replace the paths of a batch of rows by RGB pictures; for `datasets.Dataset.with_transform`.
+
+    Args:
+        image_root: folder that the paths are relative to.
+    """
+
+    def __init__(self, image_root: str | Path) -> None:
+        self.image_root = Path(image_root)
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Decode ``frames``, lists of paths, to lists of RGB `PIL.Image`.
+
+        Raises:
+            FrameError: naming the file that is missing or cut short.
+        """
+        return {
+            **batch,
+            "frames": [[load_frame(self.image_root / path) for path in paths] for paths in batch["frames"]],
+        }
+
+
+class EpochWindows(torch.utils.data.Dataset):
+    """One random window of every episode, another one each epoch, and the same on every process.
+
+    The Trainer's data loader calls `set_epoch`; where yours does not, call it before each epoch.
+
+    Args:
+        episodes: rows of the builder's configuration ``episodes``.
+        image_root: folder that the frames' paths are relative to.
+        layout: prompt layout.
+        history_frames: see `pgn_vln.data.windows.random_window`.
+        seed: with epoch and episode id, it decides the window, and the instruction where an episode has several.
+    """
+
+    def __init__(
+        self,
+        episodes: datasets.Dataset,
+        image_root: str | Path,
+        layout: PromptLayout,
+        history_frames: int | None,
+        seed: int = 0,
+    ) -> None:
+        check_window_settings(layout, history_frames)
+        self.episodes = episodes
+        self.decode = DecodeFrames(image_root)
+        self.layout = layout
+        self.history_frames = history_frames
+        self.seed = seed
+        # In shared memory, so that persistent loader workers, forked in the first epoch, see the later ones too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that windows are drawn for."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The drawn window with the schema of the configuration ``windows``: paths, not pictures."""
+        episode = self.episodes[index]
+        drawn = {"seed": self.seed, "epoch": int(self._epoch), "episode_id": episode["episode_id"]}
+        start, end = random_window(len(episode["actions"]), self.layout, self.history_frames, **drawn)
+        texts = episode["instructions"]
+        # Through the epochs every instruction has its turn.
+        text = texts[(int(self._epoch) + self.seed) % len(texts)]
+        return {
+            "episode_id": episode["episode_id"],
+            "instruction": text,
+            "start": start,
+            **{key: episode[key][start:end] for key in ("frames", "actions", "expert_actions")},
+        }
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.row(index)
+        batch = self.decode({key: [value] for key, value in row.items()})
+        return {key: values[0] for key, values in batch.items()}
