@@ -7,6 +7,7 @@ An evaluation that was interrupted goes on where it stopped: every finished epis
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from pgn_vln.evaluation.report import EPISODES_FILE, PICTURES_FOLDER, SUMMARY_FI
 from pgn_vln.io import strict_json, write_bytes_atomic, write_json_atomic
 from pgn_vln.navigation.env import EpisodeInfo, NavEnv
 from pgn_vln.navigation.rollout import Policy, Trajectory, rollout
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.json"
 _PART_FILES = "episodes.part-*.jsonl"
@@ -80,6 +83,12 @@ def evaluate_policies(
 
     share = episode_ids[state.process_index :: state.num_processes]
     jobs = [(episode, name) for episode in share for name in policies if (name, episode) not in done]
+    if state.is_main_process and done:
+        logger.warning(
+            "%s: %d episodes are taken from the earlier evaluation with equal settings; overwrite it to run all again",
+            out_dir,
+            len(done),
+        )
     drawn = set(episode_ids if pictures is None else episode_ids[:pictures])
     bar = tqdm(total=len(jobs), unit="episode", disable=not (progress and state.is_main_process), desc="evaluating")
     part = out_dir / f"episodes.part-{state.process_index}.jsonl"
@@ -94,7 +103,8 @@ def evaluate_policies(
 
     records = _merge(out_dir, policies, episode_ids)
     state.wait_for_everyone()
-    summary_settings = {**settings, "success_radii_m": radii, "max_steps": max_steps}
+    # What the caller says of itself wins: it may know the simulator's own limit of steps.
+    summary_settings = {"success_radii_m": radii, "max_steps": max_steps, **settings}
     report = {"split": split, "model_policy": model_policy, "settings": summary_settings}
     if state.is_main_process:
         summary = write_report(out_dir, records, radii[0], **report)

@@ -1,7 +1,6 @@
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -133,29 +132,24 @@ def test_cache_notices_changed_code(folder, tmp_path, monkeypatch):
     assert data_fingerprint(folder) != before
 
 
-def test_two_processes_build_one_cache_at_once(folder, tmp_path):
-    go = tmp_path / "go"
-    script = (
-        "import json, pathlib, sys, time\n"
-        "from pgn_vln.data.builder import prepare_table\n"
-        "folder, cache, go, me = sys.argv[1:]\n"
-        "pathlib.Path(go + me).touch()\n"
-        "while not pathlib.Path(go).exists(): time.sleep(0.005)\n"
-        "table = prepare_table('windows', folder, cache_dir=cache, history_frames=2).as_dataset(split='train')\n"
-        "print(json.dumps([table.to_list(), table.cache_files]))\n"
-    )
-    arguments = [sys.executable, "-c", script, str(folder), str(tmp_path / "cache"), str(go)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "hf")}
-    processes = [
-        subprocess.Popen([*arguments, str(number)], stdout=subprocess.PIPE, text=True, env=environment)
-        for number in range(2)
-    ]
-    while not all((tmp_path / f"go{number}").exists() for number in range(2)):
-        assert all(process.poll() is None for process in processes)
-    go.touch()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1] and len(json.loads(outputs[0])[0]) == 3 + 2 + 2
+def build_when_all_are_ready(barrier, results, folder, cache):
+    barrier.wait()
+    table = prepare_table("windows", folder, cache_dir=cache, history_frames=2).as_dataset(split="train")
+    results.put((table.to_list(), table.cache_files))
+
+
+def test_processes_build_one_cache_at_once(folder, tmp_path):
+    context = multiprocessing.get_context("fork")  # forked only to spare the imports; they share nothing but files
+    barrier, results = context.Barrier(3), context.Queue()
+    arguments = (barrier, results, folder, tmp_path / "cache")
+    processes = [context.Process(target=build_when_all_are_ready, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    built = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert built[0] == built[1] == built[2] and len(built[0][0]) == 3 + 2 + 2
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 1
 
 

@@ -41,7 +41,9 @@ class KilledAfter(Walker):
 def test_numbers_by_hand_and_files(tmp_path):
     # The walker stops 2 m east: goals at 1..4 m are 1, 0, 1 and 2 m away. Strictly below 1 m: one of four.
     # Below 1.5 m: three of four. It passes 0 m from the goals at 1 and 2. The lost one walks 10 m and never stops.
-    summary = evaluate(tmp_path, OpenField(4), radius_m=[1.0, 1.5], split="val")
+    settings = {**SETTINGS, "max_steps": 10}
+    summary = evaluate(tmp_path, OpenField(4), radius_m=[1.0, 1.5], split="val", settings=settings)
+    assert summary["settings"] == {**settings, "success_radii_m": [1.0, 1.5]}
     model, lost = summary["policies"]["model"], summary["policies"]["lost"]
     assert (model["sr_1m"], model["sr_1.5m"], model["osr_1m"]) == (0.25, 0.75, 0.5)
     assert model["ne_m"] == pytest.approx(1.0) and model["tl_m"] == pytest.approx(2.0) and model["steps"] == 3
@@ -61,7 +63,7 @@ def test_numbers_by_hand_and_files(tmp_path):
     assert records[0].actions == [1, 1, 0] and records[0].positions[-1] == [2.0, 0.0]
 
 
-def test_interrupted_evaluation_goes_on(tmp_path):
+def test_interrupted_evaluation_goes_on(tmp_path, caplog):
     with pytest.raises(Killed):
         evaluate(tmp_path, OpenField(4), {"model": KilledAfter(2), "lost": Walker(None)})
     part = tmp_path / "episodes.part-0.jsonl"
@@ -71,6 +73,7 @@ def test_interrupted_evaluation_goes_on(tmp_path):
     env = OpenField(4)
     summary = evaluate(tmp_path, env)
     assert env.resets == ["walk_3"] * 2 + ["walk_4"] * 2
+    assert "4 episodes are taken from the earlier evaluation" in caplog.text
     reference = evaluate(tmp_path.with_name("straight"), OpenField(4))
     assert summary["policies"] == reference["policies"]
     assert not list(tmp_path.glob("*.part-*"))
