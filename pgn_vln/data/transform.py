@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pgn_vln.data.episodes import load_frame
 from pgn_vln.data.windows import PromptLayout, check_window_settings, random_window
@@ -38,7 +39,7 @@ class DecodeFrames:
 class EpochWindows(torch.utils.data.Dataset):
     """One random window of every episode, another one each epoch, and the same on every process.
 
-    The Trainer's data loader calls `set_epoch`; where yours does not, call it before each epoch.
+    Call `set_epoch` before each epoch; under the Trainer, `EpochCallback` does.
 
     Args:
         episodes: rows of the builder's configuration ``episodes``.
@@ -91,3 +92,20 @@ class EpochWindows(torch.utils.data.Dataset):
         row = self.row(index)
         batch = self.decode({key: [value] for key, value in row.items()})
         return {key: values[0] for key, values in batch.items()}
+
+
+class EpochCallback(TrainerCallback):
+    """Tell an `EpochWindows` which epoch begins.
+
+    The Trainer leaves that to accelerate, whose loader passes it on in one process, but not in several: there its
+    seeded sampler is told in place of the data set, and every epoch would draw the windows of the first.
+    """
+
+    def __init__(self, windows: EpochWindows) -> None:
+        self.windows = windows
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Pass the epoch on; within an epoch, after a resume, it is a fraction."""
+        self.windows.set_epoch(int((state.epoch or 0.0) + 1e-6))

@@ -244,9 +244,13 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float] | None:
-    """95 % interval of a mean, mean ± 1.96 s / sqrt(n); None below two values, where s is unknown."""
+    """95 % interval of a mean, mean ± 1.96 s / sqrt(n).
+
+    None where it would say nothing true: below two values, and for equal ones, whose interval of no width would claim
+    a certainty that a few failures in a row do not give.
+    """
     sample = np.asarray(values, dtype=np.float64)
-    if len(sample) < 2:
+    if len(sample) < 2 or (sample == sample[0]).all():
         return None
     half = _Z95 * sample.std(ddof=1) / math.sqrt(len(sample))
     return float(sample.mean() - half), float(sample.mean() + half)

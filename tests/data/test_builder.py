@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from pgn_vln.data.builder import data_fingerprint, load_windows, prepare_table
 from pgn_vln.data.episodes import BadEpisodeError, FrameError
+from pgn_vln.data.transform import EpochCallback
 
 ROOT = Path(__file__).parents[2]
 
@@ -207,6 +209,52 @@ def test_random_windows_change_with_the_epoch_and_reach_workers(tmp_path, write_
         samples.set_epoch(epoch)
         seen += list(loader)
     assert seen == [[start for start, _ in epoch] for epoch in epochs[:3]]
+
+
+class Recorder(torch.nn.Module):
+    """Counts as a model for the Trainer, and writes down which windows it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def forward(self, keys):
+        self.seen.append(sorted(map(tuple, keys.tolist())))
+        return {"loss": self.weight * 0.0}
+
+
+def test_trainer_draws_other_windows_in_every_epoch(tmp_path, write_episode):
+    for name in "ab":
+        write_episode(tmp_path / "e", name, [1] * 24 + [0])
+    arguments = {"prompt_layout": "window", "history_frames": 2, "windows": "random", "cache_dir": tmp_path / "cache"}
+    windows, untouched = (load_windows(tmp_path / "e", **arguments) for _ in range(2))
+    settings = TrainingArguments(
+        str(tmp_path / "run"), num_train_epochs=3, per_device_train_batch_size=2, use_cpu=True, report_to="none",
+        save_strategy="no", remove_unused_columns=False, disable_tqdm=True,
+    )  # fmt: skip
+    model = Recorder()
+    Trainer(
+        model,
+        settings,
+        data_collator=lambda batch: {"keys": torch.tensor([[ord(w["episode_id"]), w["start"]] for w in batch])},
+        train_dataset=windows,
+        callbacks=[EpochCallback(windows)],
+    ).train()
+    expected = []
+    for epoch in range(3):
+        untouched.set_epoch(epoch)
+        expected.append(sorted((ord(row["episode_id"]), row["start"]) for row in map(untouched.row, range(2))))
+    assert model.seen == expected and len(set(map(tuple, expected))) == 3
+
+
+@pytest.mark.parametrize("epoch, expected", [(None, 0), (0.0, 0), (2.0, 2), (2.9999999, 3), (2.4, 2)])
+def test_epoch_callback_counts_whole_epochs(folder, tmp_path, epoch, expected):
+    windows = load_windows(folder, windows="random", history_frames=1, cache_dir=tmp_path, seed=3)
+    EpochCallback(windows).on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl())
+    told = [windows.row(index) for index in range(3)]
+    windows.set_epoch(expected)
+    assert told == [windows.row(index) for index in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -216,3 +216,9 @@ def test_aggregate_without_a_finite_value_reports_none():
     result = metrics.aggregate([episode, episode])
     assert result["ne_m"] is None and result["intervals"]["ne_m"] is None
     assert result["sr_1m"] == 0.0 and result["left_out"]["ne_m"] == 2
+
+
+def test_mean_interval_claims_no_certainty_from_equal_values():
+    assert metrics.mean_interval([0.0] * 12) is None and metrics.mean_interval([0.4]) is None
+    # s of 0, 0, 0, 1 is 0.5, so 0.25 ± 1.96 * 0.25.
+    assert metrics.mean_interval([0, 0, 0, 1]) == pytest.approx((-0.24, 0.74), abs=1e-3)
