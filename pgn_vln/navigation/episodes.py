@@ -114,7 +114,9 @@ def _try_episode(
     if route is None or len(route) - 1 > MAX_DOORS:
         return None
     headings = [turn * turn_degrees for turn in range(360 // turn_degrees)]
-    open_headings = [heading for heading in headings if _sees_space(house, start, heading)]
+    tall = [piece.rect for piece in house.furniture if piece.kind.height_m > 1.0]
+    boxes = np.array([*house.walls(), *tall])
+    open_headings = [heading for heading in headings if _sees_space(boxes, start, heading)]
     if not open_headings:
         return None
     piece = house.furniture[target]
@@ -179,10 +181,8 @@ def _route(house: House, grid: OccupancyGrid, start: np.ndarray, goal: np.ndarra
     return route
 
 
-def _sees_space(house: House, start: np.ndarray, heading: int) -> bool:
-    """Whether nothing fills the view: straight ahead and to both sides the next wall or piece is some way off."""
-    obstacles = [*house.walls(), *(piece.rect for piece in house.furniture if piece.kind.height_m > 1.0)]
-    boxes = np.array(obstacles)
+def _sees_space(boxes: np.ndarray, start: np.ndarray, heading: int) -> bool:
+    """Whether nothing fills the view: straight ahead and to both sides the next of `boxes` is some way off."""
     for offset, distance in ((0, START_VIEW_M), (-25, 1.0), (25, 1.0)):
         radians = math.radians(heading + offset)
         line = start + np.linspace(0.0, distance, 30)[:, None] * (math.cos(radians), math.sin(radians))

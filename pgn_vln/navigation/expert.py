@@ -32,7 +32,7 @@ class Expert(Protocol):
         ...
 
     def action(self, position: np.ndarray, heading: float) -> Action:
-        """The right action at a pose; changes nothing."""
+        """The right action at the pose that was observed last; changes nothing."""
         ...
 
 
@@ -61,7 +61,7 @@ class ShortestPathExpert:
         """Nothing: every pose tells all."""
 
     def action(self, position: np.ndarray, heading: float) -> Action:
-        """The right action at a pose (``[2]`` metres, degrees)."""
+        """The right action at the pose that was observed last (``[2]`` metres, degrees)."""
         if float(self._field.at(position[None])[0]) <= ARRIVED_M:
             return self._face_target(position, heading)
         return self._approach(position, heading)
@@ -114,8 +114,10 @@ class SearchingExpert(ShortestPathExpert):
     def __init__(self, episode: HouseEpisode, turn_degrees: int, step_m: float, sliding: bool, sight: Sight) -> None:
         super().__init__(episode, turn_degrees, step_m, sliding)
         self.sight = sight
+        self._rooms = _room_of_cells(episode)
         self._memory = 360 // turn_degrees
         self._last_position: np.ndarray | None = None
+        self._door_ahead: int | None = None
         # The way is known by: the index of a door, or -1 for the target itself, with the observations since.
         self._known: dict[int, int] = {}
         self._looked: set[int] = set()
@@ -125,9 +127,10 @@ class SearchingExpert(ShortestPathExpert):
         """Take note of what is in view at a pose (``[2]`` metres, degrees)."""
         last = self._last_position
         if last is None or float(np.hypot(*(position - last))) > 1.5 * self.step_m:
-            self._known, self._blind, self._looked = {}, False, set()
-        elif not np.array_equal(position, last):
+            self._known, self._blind = {}, False
+        if last is None or not np.array_equal(position, last):
             self._looked = set()
+            self._door_ahead = self._next_door(position)
         self._last_position = position.copy()
         self._known = {key: age + 1 for key, age in self._known.items() if age + 1 <= self._memory}
         seen = self._landmark_in_view(position, heading)
@@ -140,19 +143,18 @@ class SearchingExpert(ShortestPathExpert):
             self._blind = True
 
     def action(self, position: np.ndarray, heading: float) -> Action:
-        """The right action at a pose (``[2]`` metres, degrees)."""
+        """The right action at the pose that was observed last (``[2]`` metres, degrees)."""
         if float(self._field.at(position[None])[0]) <= ARRIVED_M:
             return self._face_target(position, heading)
-        knows = self._blind or -1 in self._known or self._next_door(position) in self._known
-        if not knows and self._landmark_in_view(position, heading) is None:
-            return Action.TURN_LEFT
-        return self._approach(position, heading)
+        if self._blind or -1 in self._known or self._door_ahead in self._known:
+            return self._approach(position, heading)
+        return Action.TURN_LEFT
 
     def _landmark_in_view(self, position: np.ndarray, heading: float) -> int | None:
         """-1 if the target is in view, else the index of the next door if that is, else None."""
         if self.sight.sees_furniture(position, heading, self.episode.target):
             return -1
-        door = self._next_door(position)
+        door = self._door_ahead
         if door is None:
             return None
         centre = self.episode.house.doors[door].centre
@@ -169,10 +171,22 @@ class SearchingExpert(ShortestPathExpert):
         way = self._field.trace(position)
         if way is None:
             return None
-        for x, y in self.episode.grid.centres(way):
-            after = house.room_at(x, y)
-            if after != room:
-                # Two rooms share one wall, and a wall has one door.
-                pair = tuple(sorted((room, after)))
-                return next((index for index, door in enumerate(house.doors) if door.rooms == pair), None)
-        return None
+        rooms = self._rooms[way[:, 0], way[:, 1]]
+        elsewhere = np.flatnonzero(rooms != room)
+        if not len(elsewhere):
+            return None
+        # Two rooms share one wall, and a wall has one door.
+        pair = tuple(sorted((room, int(rooms[elsewhere[0]]))))
+        return next((index for index, door in enumerate(house.doors) if door.rooms == pair), None)
+
+
+def _room_of_cells(episode: HouseEpisode) -> np.ndarray:
+    """Index of the room of every grid cell, by the same rule as `House.room_at`."""
+    rows, columns = np.indices(episode.grid.shape)
+    centres = episode.grid.centres(np.stack([rows, columns], axis=-1))
+    rooms = np.full(episode.grid.shape, -1)
+    for index, room in enumerate(episode.house.rooms):
+        x0, y0, x1, y1 = room.cell
+        inside = (centres >= (x0, y0)) & (centres < (x1, y1))
+        rooms[inside.all(axis=-1)] = index
+    return rooms

@@ -78,20 +78,12 @@ class OccupancyGrid:
         count = int(np.ceil(float(np.hypot(*(b - a))) / (0.4 * self.resolution_m))) + 1
         return bool(self.is_free(a + np.linspace(0.0, 1.0, count + 1)[:, None] * (b - a)).all())
 
-    def nearest_free(self, point: np.ndarray, reach_m: float = 0.3) -> np.ndarray | None:
-        """Row and column of the free cell nearest to `point`, or None if none is within `reach_m`."""
-        row, column = self.cells(np.asarray(point, dtype=np.float64))
-        if 0 <= row < self.shape[0] and 0 <= column < self.shape[1] and self.free[row, column]:
-            return np.array([row, column])
-        reach = int(np.ceil(reach_m / self.resolution_m))
-        low = np.maximum([row - reach, column - reach], 0)
-        high = np.maximum([row + reach + 1, column + reach + 1], 0)
-        window = np.argwhere(self.free[low[0] : high[0], low[1] : high[1]]) + low
-        if not len(window):
-            return None
-        distances = np.hypot(*(self.centres(window) - point).T)
-        best = int(distances.argmin())
-        return window[best] if distances[best] <= reach_m else None
+    def free_index(self, point: np.ndarray) -> int:
+        """Flat index of the cell that holds `point` (metres), or -1 if the agent does not fit there."""
+        if not self.is_free(point):
+            return -1
+        row, column = self.cells(point)
+        return int(row * self.shape[1] + column)
 
     def graph(self) -> csr_matrix:
         """Edges between free cells, metres, as a symmetric sparse matrix over flat cell indices."""
@@ -129,8 +121,7 @@ class OccupancyGrid:
 
     def field(self, goal: np.ndarray) -> "DistanceField":
         """Distances from everywhere to `goal` (metres), computed once per goal cell."""
-        cell = self.nearest_free(goal)
-        key = -1 if cell is None else int(cell[0] * self.shape[1] + cell[1])
+        key = self.free_index(goal)
         if key not in self._fields:
             if len(self._fields) >= 16:
                 self._fields.pop(next(iter(self._fields)))
@@ -140,13 +131,11 @@ class OccupancyGrid:
     def geodesic(self, a: np.ndarray, b: np.ndarray) -> float:
         """Walking distance from `a` to `b`, metres; ``inf`` if either lies inside an obstacle or no way leads."""
         a, b = np.asarray(a, dtype=np.float64)[:2], np.asarray(b, dtype=np.float64)[:2]
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        if not (np.isfinite(a).all() and np.isfinite(b).all() and self.is_free(a) and self.is_free(b)):
             return float("inf")
-        if self.is_free(a) and self.is_free(b) and self.line_is_free(a, b):
+        if self.line_is_free(a, b):
             return float(np.hypot(*(b - a)))
-        # From the cell's centre to b itself: the field ends in the centre.
-        distance = float(self.field(b).at(a[None])[0])
-        return distance if np.isfinite(distance) else float("inf")
+        return float(self.field(b).at(a[None])[0])
 
     def shortest_path(self, a: np.ndarray, b: np.ndarray, spacing_m: float = PATH_SPACING_M) -> np.ndarray:
         """The shortest path from `a` to `b`, a point every `spacing_m` and `b` itself: ``[N, 2]``, metres.
@@ -203,10 +192,9 @@ class DistanceField:
 
     def trace(self, point: np.ndarray) -> np.ndarray | None:
         """Cells ``[N, 2]`` of the way from `point` to the goal, both included, or None if there is none."""
-        cell = self.grid.nearest_free(point)
-        if cell is None or not np.isfinite(self.distances[tuple(cell)]):
+        flat, way = self.grid.free_index(point), []
+        if flat < 0 or not np.isfinite(self.distances.flat[flat]):
             return None
-        flat, way = int(cell[0] * self.grid.shape[1] + cell[1]), []
         while flat != self._goal:
             way.append(flat)
             flat = int(self._predecessors[flat])
