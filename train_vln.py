@@ -66,8 +66,11 @@ def main():
     # Data
     ################
     with training_args.main_process_first(desc="building windows"):
-        train_windows = load_windows(data_args.train_dir, data_args, data_args.windows, training_args.seed)
-        eval_windows = load_windows(data_args.eval_dir, data_args) if data_args.eval_dir else None
+        settings = data_args.window_settings()
+        train_windows = load_windows(
+            data_args.train_dir, **settings, windows=data_args.windows, seed=training_args.seed
+        )
+        eval_windows = load_windows(data_args.eval_dir, **settings) if data_args.eval_dir else None
 
     ################
     # Training

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +49,24 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 def write_json_atomic(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> Path:
     """Write strict JSON (see `strict_json`), closed by a newline, with `write_bytes_atomic`."""
     return write_text_atomic(path, strict_json(value, indent) + "\n")
+
+
+@contextmanager
+def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder that becomes ``out`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        FileExistsError: ``out`` exists and is not empty: nothing that was made before is overwritten.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; choose another folder, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

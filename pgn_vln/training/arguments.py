@@ -42,6 +42,16 @@ class DataArguments:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(allowed)}")
 
+    def window_settings(self) -> dict:
+        """The arguments that `load_windows` takes for training and validation alike."""
+        return {
+            "prompt_layout": self.prompt_layout,
+            "history_frames": self.history_frames,
+            "on_bad_episode": self.on_bad_episode,
+            "cache_dir": self.cache_dir,
+            "num_proc": self.data_num_proc,
+        }
+
 
 @dataclass
 class VLNTrainingArguments(TrainingArguments):
@@ -52,7 +62,9 @@ class VLNTrainingArguments(TrainingArguments):
     )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
-    report_to: str | list[str] = field(default="tensorboard", metadata={"help": "Trackers, such as tensorboard."})
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers, such as tensorboard or wandb."}
+    )
     resume: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
     )
