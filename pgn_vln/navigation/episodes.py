@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgn_vln.navigation.env import Rect
-from pgn_vln.navigation.geodesic import AGENT_RADIUS_M, OccupancyGrid
+from pgn_vln.navigation.geodesic import OccupancyGrid
 from pgn_vln.navigation.houses import LEVELS, SPLITS, House, Level, build_house, seeded_random
 from pgn_vln.navigation.instructions import MAX_DOORS, write_instruction
 from pgn_vln.navigation.visibility import Camera, Sight
 
 # The goal is a place to stand this far from the target: near enough to say "next to", far enough to see it whole.
-GOAL_GAP_M = (AGENT_RADIUS_M + 0.07, 0.5)
+GOAL_GAP_M = (0.4, 0.65)
 # A goal this near to a doorway would be in it: one stops in the room, not on its threshold.
 GOAL_OFF_DOOR_M = 0.45
 START_VIEW_M = 1.5

@@ -151,9 +151,9 @@ _KINDS = (
     FurnitureKind(
         "shelf", ("shelf", "rack"), 1.0, 0.4, 1.7,
         (
-            Part(-0.5, -0.42, -0.2, 0.2, 0.0, 1.7),
-            Part(0.42, 0.5, -0.2, 0.2, 0.0, 1.7),
-            *(Part(-0.42, 0.42, -0.2, 0.2, z, z + 0.08) for z in (0.08, 0.46, 0.84, 1.22, 1.6)),
+            # Posts, no side panels: from its side it would look like a wardrobe.
+            *_legs(0.5, 0.2, 1.7, 0.07),
+            *(Part(-0.49, 0.49, -0.19, 0.19, z, z + 0.09) for z in (0.08, 0.46, 0.84, 1.22, 1.59)),
         ),
         against_wall=True,
     ),

@@ -98,7 +98,7 @@ def test_what_is_told_about_an_episode(level):
             max(target.rect.x0 - path[-1][0], path[-1][0] - target.rect.x1, 0),
             max(target.rect.y0 - path[-1][1], path[-1][1] - target.rect.y1, 0),
         )
-        assert 0.2 < goal_gap <= 0.5
+        assert 0.4 <= goal_gap <= 0.65
         # The first view is not a wall in front of one's nose.
         ahead = np.array([np.cos(np.radians(info.start_heading)), np.sin(np.radians(info.start_heading))])
         for distance in np.arange(0.0, 1.0, 0.05):
