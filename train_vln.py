@@ -25,6 +25,7 @@ from pgn_vln.arguments import parse_arguments
 from pgn_vln.data.builder import load_windows
 from pgn_vln.data.collator import NavigationCollator
 from pgn_vln.data.episodes import read_generation_settings
+from pgn_vln.data.transform import EpochCallback
 from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
 from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
 from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
@@ -87,6 +88,8 @@ def main():
         preprocess_logits_for_metrics=predicted_ids,
         callbacks=[MetricsFile()],
     )
+    if data_args.windows == "random":
+        trainer.add_callback(EpochCallback(train_windows))
     if training_args.should_save:
         write_run(training_args.output_dir, model_args, data_args, training_args)
     trainer.train(resume_from_checkpoint=resume)

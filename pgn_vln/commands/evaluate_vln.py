@@ -29,6 +29,12 @@ class Arguments:
     overwrite: bool = field(default=False, metadata={"help": "Start again where a report exists."})
 
 
+def _weights(model: str) -> list[str]:
+    """What tells a checkpoint from one that was trained into the same folder later."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+
+
 def run(args: Arguments):
     """Roll out, report, print the table."""
     set_seed(args.seed)
@@ -63,6 +69,7 @@ def run(args: Arguments):
             out,
             settings={
                 "model": args.model,
+                "weights": _weights(args.model),
                 "level": args.level,
                 "seed": args.seed,
                 "max_steps": env.max_steps,

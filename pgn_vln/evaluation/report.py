@@ -1,8 +1,6 @@
 """An evaluation folder: `summary.json`, `episodes.jsonl`, `report.html`, and `pictures/` for the model's episodes."""
 
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,13 +9,13 @@ from pgn_vln.evaluation.metrics import aggregate, radius_suffix
 from pgn_vln.evaluation.records import EpisodeRecord, verdict, write_records
 from pgn_vln.evaluation.report_page import render_page
 from pgn_vln.io import write_json_atomic, write_text_atomic
+from pgn_vln.versions import package_versions
 
 EPISODES_FILE = "episodes.jsonl"
 SUMMARY_FILE = "summary.json"
 PAGE_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
 
-_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pillow", "habitat-lab")
 _DISTANCE_BINS_M = ((0.0, 3.0), (3.0, 6.0), (6.0, 9.0), (9.0, 12.0), (12.0, float("inf")))
 
 
@@ -48,17 +46,6 @@ def table_columns(radius_m: float) -> list[tuple[str, str, str]]:
         ("stop_rate", "stop", "Share of episodes in which the agent called stop before it ran out of steps."),
         ("steps", "steps", "Actions taken."),
     ]
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on; those not installed are left out."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def summarise(

@@ -1,28 +1,14 @@
 """What a run directory says about its run: arguments, versions, metrics, a model card."""
 
 import dataclasses
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 
 import yaml
 from transformers import TrainerCallback
 
 from pgn_vln.io import write_json_atomic, write_text_atomic
-
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "deepspeed", "pgn-vln")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on; "absent" where one is not installed."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
+from pgn_vln.versions import package_versions
 
 
 def write_run(output_dir: str, *argument_groups):
@@ -37,7 +23,7 @@ def write_run(output_dir: str, *argument_groups):
     # Enum values of the Trainer (schedulers, strategies) are strings that yaml would tag.
     plain = json.loads(json.dumps(merged))
     write_text_atomic(Path(output_dir) / "recipe.yaml", yaml.safe_dump(plain, sort_keys=True))
-    write_json_atomic(Path(output_dir) / "versions.json", versions())
+    write_json_atomic(Path(output_dir) / "versions.json", package_versions())
 
 
 class MetricsFile(TrainerCallback):

@@ -19,7 +19,8 @@ config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 frame = numpy.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=numpy.uint8)
 batch = processor(images=[frame], text="<|image|>What is here?", return_tensors="pt")
-result = {"model_type": config.model_type, "text": type(config.text_config).__name__, "ids": batch["input_ids"].tolist()}
+result = {"model_type": config.model_type, "text": type(config.text_config).__name__}
+result["ids"] = batch["input_ids"].tolist()
 for auto in (AutoModel, AutoModelForImageTextToText):
     model = auto.from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():

@@ -1,0 +1,39 @@
+"""The whole chain can learn: eight episodes by heart, and then driven, closed loop, as the expert drove them."""
+
+import json
+
+import pytest
+
+from modeling_pgn import PGNForConditionalGeneration, PGNProcessor
+from modeling_pgn.prompting_pgn import Action
+from pgn_vln.navigation.house_env import HouseEnv
+from pgn_vln.navigation.rollout import NavigatorPolicy, rollout
+
+
+@pytest.mark.parametrize(("layout", "steps"), [("stream", 320), ("window", 320)])
+def test_eight_episodes_by_heart(layout, steps, small_dir, episodes_dir, run_script, tmp_path):
+    out = tmp_path / layout
+    run_script(
+        "train_vln.py", "--model_name_or_path", small_dir, "--train_dir", episodes_dir, "--eval_dir", episodes_dir,
+        "--output_dir", out, "--prompt_layout", layout, "--history_frames", 32 if layout == "stream" else 3,
+        "--max_steps", steps, "--per_device_train_batch_size", 16, "--learning_rate", 4e-3,
+        "--lr_scheduler_type", "cosine", "--warmup_steps", 20, "--logging_steps", 20, "--save_strategy", "no",
+        "--cache_dir", tmp_path / "cache", "--use_cpu", True, "--disable_tqdm", True,
+    )  # fmt: skip
+    evaluated = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in evaluated if "eval_accuracy" in line][-1]
+    assert last["eval_accuracy"] == 1.0, last
+    assert {f"eval_accuracy_{a.name.lower()}" for a in Action} < set(last)
+
+    model = PGNForConditionalGeneration.from_pretrained(out).eval()
+    assert model.config.navigation["prompt_layout"] == layout
+    policy = NavigatorPolicy(model.navigator(PGNProcessor.from_pretrained(out)))
+    env = HouseEnv("one_room", "train", 8, image_size=32)
+    try:
+        for name in env.episodes():
+            driven = rollout(env, policy, name)
+            taught = json.loads((episodes_dir / f"traj_{name}.json").read_text())["steps"]
+            assert driven.actions == [step["action"] for step in taught], name
+            assert driven.stopped
+    finally:
+        env.close()
