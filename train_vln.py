@@ -21,10 +21,9 @@ import logging
 import torch
 from transformers import Trainer, set_seed
 
-from pgn_vln.arguments import parse_arguments
+from pgn_vln.arguments import parse_arguments, plain_errors
 from pgn_vln.data.builder import load_windows
 from pgn_vln.data.collator import NavigationCollator
-from pgn_vln.data.episodes import read_generation_settings
 from pgn_vln.data.transform import EpochCallback
 from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
 from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
@@ -44,38 +43,33 @@ def main():
         level=logging.INFO if training_args.should_log else logging.WARNING, format="%(name)s: %(message)s"
     )
     set_seed(training_args.seed)
-    resume = find_resume(training_args.resume, training_args.output_dir)
 
-    ################
-    # Model
-    ################
-    model, processor = load_model(
-        model_args.model_name_or_path, resume, attn_implementation=model_args.attn_implementation
-    )
-    generated = read_generation_settings(data_args.train_dir) or {}
-    model.config.navigation = {
-        **model.config.navigation,
-        **{name: generated[name] for name in ("turn_degrees", "step_m", "hfov_degrees") if name in generated},
-        "history_frames": data_args.history_frames,
-        "prompt_layout": data_args.prompt_layout,
-    }
-    model.config.check()
-    prompt = processor.navigation_prompt(model.config.navigation)
-    logger.info("parameters\n%s", parameter_table(model))
-
-    ################
-    # Data
-    ################
-    with training_args.main_process_first(desc="building windows"):
-        settings = data_args.window_settings()
-        train_windows = load_windows(
-            data_args.train_dir, **settings, windows=data_args.windows, seed=training_args.seed
+    with plain_errors():
+        ################
+        # Model
+        ################
+        resume = find_resume(training_args.resume, training_args.output_dir)
+        model, processor = load_model(
+            model_args.model_name_or_path, resume, attn_implementation=model_args.attn_implementation
         )
-        eval_windows = load_windows(data_args.eval_dir, **settings) if data_args.eval_dir else None
+        model.config.navigation = data_args.navigation_settings(model.config.navigation)
+        model.config.check()
+        prompt = processor.navigation_prompt(model.config.navigation)
+
+        ################
+        # Data
+        ################
+        with training_args.main_process_first(desc="building windows"):
+            settings = data_args.window_settings()
+            train_windows = load_windows(
+                data_args.train_dir, **settings, windows=data_args.windows, seed=training_args.seed
+            )
+            eval_windows = load_windows(data_args.eval_dir, **settings) if data_args.eval_dir else None
 
     ################
     # Training
     ################
+    logger.info("parameters\n%s", parameter_table(model))
     make_output_dir(training_args)
     trainer = Trainer(
         model=model,

@@ -237,17 +237,20 @@ class PGNConfig(PreTrainedConfig):
             vocab_size: pieces of the tokenizer, without the four special tokens.
             kwargs: other fields, as for the class.
         """
+        # About 1 / sqrt(width). The defaults (1e-10 in the vision tower, 0.02 elsewhere) are meant for pretrained or
+        # wide models: at this width the image would hardly reach the logits, and training from scratch stalls.
+        scale = {"initializer_range": 0.08}
         vision = {
+            **scale,
             "hidden_size": 128,
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": 64,
             "patch_size": 8,
-            # The class default (1e-10) is meant for pretrained weights: from scratch nothing would be learned.
-            "initializer_range": 0.02,
         }
         qformer = {
+            **scale,
             "hidden_size": 128,
             "intermediate_size": 512,
             "num_hidden_layers": 2,
@@ -258,6 +261,7 @@ class PGNConfig(PreTrainedConfig):
             "attention_probs_dropout_prob": 0.0,
         }
         text = OpenPanguConfig(
+            **scale,
             vocab_size=vocab_size + len(SPECIAL_TOKENS),
             hidden_size=160,
             intermediate_size=432,
@@ -269,8 +273,8 @@ class PGNConfig(PreTrainedConfig):
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             eos_token_id=13,
         )
-        defaults = {"vision_config": vision, "qformer_config": qformer, "text_config": text, "num_query_tokens": 8}
-        return cls(**{**defaults, **kwargs})
+        parts = {"vision_config": vision, "qformer_config": qformer, "text_config": text, "num_query_tokens": 8}
+        return cls(**{**scale, **parts, **kwargs})
 
 
 def _expect(holds: bool, field: str, value, expected: str, remedy: str):

@@ -1,11 +1,26 @@
 """One parser for every script and command: dataclasses, filled from a YAML recipe and command-line overrides."""
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from trl import TrlParser
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End with one plain sentence and exit status 2 where the input was wrong; the traceback goes to the debug log."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        logger.debug("where it was raised", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
 
 
 def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None = None, prog: str | None = None):

@@ -5,8 +5,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pgn_vln.arguments import parse_arguments
-
 COMMANDS = {
     ("new",): ("new", "write an untrained tiny PGN"),
     ("episodes", "generate"): ("generate_episodes", "expert episodes in built-in houses"),
@@ -33,13 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     # Imported only now: `pgn --help` shall not load torch.
+    from pgn_vln.arguments import parse_arguments, plain_errors
+
     command = importlib.import_module(f"pgn_vln.commands.{COMMANDS[words][0]}")
     (args,) = parse_arguments((command.Arguments,), argv[len(words) :], prog=f"pgn {' '.join(words)}")
-    try:
+    with plain_errors():
         command.run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0
 
 

@@ -46,4 +46,4 @@ def run(args: Arguments):
         print(f"  {name:<24} {count:>8}  {count / max(report.frames, 1):6.1%}")
     for episode, reason in report.refused.items():
         print(f"  refused {episode}: {reason}")
-    print(f"next: pgn episodes validate {args.out}")
+    print(f"next: pgn episodes validate --dir {args.out}")

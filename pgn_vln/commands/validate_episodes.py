@@ -9,12 +9,12 @@ from pgn_vln.data.episodes import validate_trajectories
 class Arguments:
     """Arguments of `pgn episodes validate`."""
 
-    folder: str = field(metadata={"help": "Folder of trajectories (traj_*.json and ep_*_images/)."})
+    dir: str = field(metadata={"help": "Folder of trajectories (traj_*.json and ep_*_images/)."})
 
 
 def run(args: Arguments):
     """Print counts, the action histogram and each bad episode; exit with 1 if there is one."""
-    report = validate_trajectories(args.folder)
-    print(f"{args.folder}: {report}")
+    report = validate_trajectories(args.dir)
+    print(f"{args.dir}: {report}")
     if report.bad:
         raise SystemExit(1)

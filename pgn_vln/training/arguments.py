@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from modeling_pgn.prompting_pgn import PROMPT_LAYOUTS
+from pgn_vln.data.episodes import read_generation_settings
 
 
 @dataclass
@@ -41,6 +42,20 @@ class DataArguments:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(allowed)}")
+
+    def navigation_settings(self, before: dict) -> dict:
+        """``config.navigation`` after this training: how the episodes were made, and what the windows hold.
+
+        Args:
+            before: of the model that is trained; it fills in what the episodes do not say.
+        """
+        made = read_generation_settings(self.train_dir) or {}
+        return {
+            **before,
+            **{name: made[name] for name in ("turn_degrees", "step_m", "hfov_degrees") if name in made},
+            "history_frames": self.history_frames,
+            "prompt_layout": self.prompt_layout,
+        }
 
     def window_settings(self) -> dict:
         """The arguments that `load_windows` takes for training and validation alike."""

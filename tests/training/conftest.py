@@ -19,17 +19,20 @@ def small_dir(tmp_path_factory):
         tmp_path_factory.mktemp("small") / "pgn-small",
         vision_config={
             "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "image_size": SIDE, "patch_size": 8, "initializer_range": 0.02,
+            "image_size": SIDE, "patch_size": 8, "initializer_range": 0.1,
         },
         qformer_config={
             "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2,
             "cross_attention_frequency": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+            "initializer_range": 0.1,
         },
         text_config=OpenPanguConfig(
             vocab_size=1028, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=13,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            initializer_range=0.1,
         ),
+        initializer_range=0.1,
         num_query_tokens=4,
     )  # fmt: skip
 

@@ -1,0 +1,133 @@
+"""`train_vln.py` as users start it: a run directory, resume, several processes, DeepSpeed, and what it refuses."""
+
+import json
+import math
+import shutil
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch")
+
+
+@pytest.fixture(scope="module")
+def recipe(small_dir, episodes_dir, tmp_path_factory):
+    """A recipe of two epochs over eight episodes, eight optimizer steps."""
+    folder = tmp_path_factory.mktemp("recipe")
+    values = {
+        "model_name_or_path": str(small_dir), "train_dir": str(episodes_dir), "eval_dir": str(episodes_dir),
+        "history_frames": 8, "per_device_train_batch_size": 6, "num_train_epochs": 2, "learning_rate": 1e-3,
+        "logging_steps": 1, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 4, "use_cpu": True,
+        "disable_tqdm": True, "cache_dir": str(folder / "cache"), "seed": 3,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, run_script, tmp_path_factory):
+    """The run directory of that recipe, trained without interruption."""
+    out = tmp_path_factory.mktemp("run") / "vln"
+    launch = (*ACCELERATE, "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no")
+    run_script("train_vln.py", recipe, "--output_dir", out, launcher=launch)
+    return out
+
+
+def logged(folder, key):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: float(line[key]) for line in lines if key in line}
+
+
+def steps_of(folder):
+    return max(logged(folder, "loss"))
+
+
+def test_the_run_directory_is_complete(finished, small_dir, episodes_dir):
+    names = {path.name for path in finished.iterdir()}
+    assert {"recipe.yaml", "versions.json", "metrics.jsonl", "README.md", "model.safetensors", "runs"} <= names
+    assert {path.name for path in small_dir.iterdir()} <= names
+    losses = logged(finished, "loss")
+    assert len(losses) == steps_of(finished) and all(map(math.isfinite, losses.values()))
+    accuracy = logged(finished, "eval_accuracy")
+    assert accuracy and set(logged(finished, "eval_accuracy_stop")) == set(accuracy)
+    assert json.loads((finished / "config.json").read_text())["navigation"] == {
+        "turn_degrees": 15, "step_m": 0.25, "hfov_degrees": 90.0, "history_frames": 8, "prompt_layout": "stream",
+    }  # fmt: skip
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    assert recipe["learning_rate"] == 1e-3 and recipe["train_dir"] == str(episodes_dir)
+    assert "turn_degrees" in (finished / "README.md").read_text()
+    assert "torch" in json.loads((finished / "versions.json").read_text())
+
+
+def test_everything_trains(finished, small_dir):
+    before, after = (load_file(folder / "model.safetensors") for folder in (small_dir, finished))
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    # The key bias of attention shifts all scores of a row alike: softmax does not see it, its gradient is round-off.
+    assert [name for name in still if not name.endswith("k_proj.bias")] == []
+
+
+def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
+    """Stopped after step 4 and continued, the run ends with the weights of the run that was not stopped."""
+    out = tmp_path / "vln"
+    shutil.copytree(finished / "checkpoint-4", out / "checkpoint-4")
+    refused = run_script("train_vln.py", recipe, "--output_dir", out, ok=False)
+    assert "error: output_dir" in refused.stderr and "--resume last" in refused.stderr
+    run_script("train_vln.py", recipe, "--output_dir", out, "--resume", "last")
+    assert min(logged(out, "loss")) == 5
+    expected, found = (load_file(folder / "model.safetensors") for folder in (finished, out))
+    for name, value in expected.items():
+        assert torch.allclose(value, found[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("windows", ["all", "random"])
+def test_two_processes_learn_what_one_does(windows, recipe, run_script, tmp_path):
+    """Data-parallel training over gloo; the loss of the global batch is that of one process."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+    options = ("--windows", windows, "--save_strategy", "no", "--eval_strategy", "no")
+    run_script("train_vln.py", recipe, "--output_dir", tmp_path / "one", *options)
+    run_script(
+        "train_vln.py", recipe, "--output_dir", tmp_path / "two", *options, "--per_device_train_batch_size", 3,
+        launcher=torchrun,
+    )  # fmt: skip
+    one, two = logged(tmp_path / "one", "loss"), logged(tmp_path / "two", "loss")
+    assert len(one) == len(two) > 2
+    for step, loss in one.items():
+        assert abs(loss - two[step]) < 1e-4, (step, one, two)
+
+
+def test_deepspeed_zero2(recipe, run_script, tmp_path):
+    """ZeRO-2 on the CPU gives the losses of plain training."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "0")
+    options = ("--save_strategy", "no", "--eval_strategy", "no", "--max_steps", "3")
+    run_script("train_vln.py", recipe, "--output_dir", tmp_path / "plain", *options)
+    run_script(
+        "train_vln.py", recipe, "--output_dir", tmp_path / "zero", *options, "--deepspeed", "ds_configs/zero2.json",
+        launcher=torchrun,
+    )  # fmt: skip
+    plain, zero = logged(tmp_path / "plain", "loss"), logged(tmp_path / "zero", "loss")
+    assert set(plain) == set(zero) == {1, 2, 3}
+    for step, loss in plain.items():
+        assert abs(loss - zero[step]) < 1e-4
+    assert (tmp_path / "zero" / "model.safetensors").stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no_such.yaml",), "the recipe 'no_such.yaml' does not exist"),
+        (("RECIPE", "--prompt_layout", "dense"), "prompt_layout='dense' is not known; choose one of stream, window"),
+        (("RECIPE", "--model_name_or_path", "nowhere"), "model_name_or_path='nowhere' is no checkpoint"),
+        (("RECIPE", "--resume", "nowhere"), "resume='nowhere' is no checkpoint folder"),
+        (("RECIPE", "--train_dir", "nowhere"), "nowhere"),
+        (("RECIPE", "--history_frames", "0"), "history_frames"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, recipe, run_script, tmp_path):
+    arguments = [str(recipe) if a == "RECIPE" else a for a in arguments]
+    done = run_script("train_vln.py", *arguments, "--output_dir", tmp_path / "out", ok=False)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
