@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+from transformers import set_seed
 
-import modeling_pgn  # noqa: F401 (registers the Auto classes)
 from pgn_vln.evaluation.evaluate_vln import evaluate_policies
 from pgn_vln.evaluation.report import format_table
 from pgn_vln.navigation.house_env import HouseEnv
 from pgn_vln.navigation.rollout import ExpertPolicy, ForwardPolicy, NavigatorPolicy, RandomPolicy
+from pgn_vln.training.loading import load_model
 
 
 @dataclass
@@ -39,8 +39,8 @@ def run(args: Arguments):
     """Roll out, report, print the table."""
     set_seed(args.seed)
     state = PartialState()
-    model = AutoModelForImageTextToText.from_pretrained(args.model).to(state.device).eval()
-    processor = AutoProcessor.from_pretrained(args.model)
+    model, processor = load_model(args.model)
+    model.to(state.device).eval()
     navigation = model.config.navigation
     env = HouseEnv(
         args.level,
@@ -85,4 +85,6 @@ def run(args: Arguments):
     if state.is_main_process:
         print(format_table(summary))
         print(f"report: {out / 'report.html'}")
+        harder = "two_rooms" if args.level == "one_room" else "house"
+        print(f"next: pgn evaluate vln --model {args.model} --level {harder}")
     state.destroy_process_group()

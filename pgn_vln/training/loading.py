@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from modeling_pgn import PGNForConditionalGeneration, PGNProcessor
+from modeling_pgn import PGNConfig, PGNForConditionalGeneration, PGNProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def find_resume(resume: str | None, output_dir: str) -> str | None:
     return resume
 
 
-def load_model(name_or_path: str, resume: str | None, **kwargs) -> tuple[PreTrainedModel, PGNProcessor]:
+def load_model(name_or_path: str, resume: str | None = None, **kwargs) -> tuple[PreTrainedModel, PGNProcessor]:
     """Model and processor, from the checkpoint to resume if there is one, else from the pretrained one.
 
     Args:
@@ -45,7 +45,7 @@ def load_model(name_or_path: str, resume: str | None, **kwargs) -> tuple[PreTrai
         kwargs: for ``from_pretrained``, such as ``attn_implementation``.
 
     Raises:
-        ValueError: the folder does not exist; processor and model do not belong together.
+        ValueError: the folder does not exist, or holds no PGN; processor and model do not belong together.
     """
     source = resume or name_or_path
     looks_local = Path(source).is_absolute() or source.count("/") != 1
@@ -53,6 +53,12 @@ def load_model(name_or_path: str, resume: str | None, **kwargs) -> tuple[PreTrai
         raise ValueError(
             f"model_name_or_path={source!r} is no checkpoint: there is no config.json; make a tiny one with "
             f"'pgn new --out {source}', or give a folder or Hub name that has one"
+        )
+    model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    if model_type != PGNConfig.model_type:
+        raise ValueError(
+            f"model_name_or_path={source!r} holds a model of type {model_type!r}, expected {PGNConfig.model_type!r}; "
+            "give a PGN checkpoint"
         )
     model = PGNForConditionalGeneration.from_pretrained(source, **kwargs)
     processor = PGNProcessor.from_pretrained(source)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from PIL import Image
 
 from modeling_pgn import PGNForConditionalGeneration, PGNProcessor
 from modeling_pgn.prompting_pgn import Action
@@ -10,13 +12,13 @@ from pgn_vln.navigation.house_env import HouseEnv
 from pgn_vln.navigation.rollout import NavigatorPolicy, rollout
 
 
-@pytest.mark.parametrize(("layout", "steps"), [("stream", 320), ("window", 320)])
-def test_eight_episodes_by_heart(layout, steps, small_dir, episodes_dir, run_script, tmp_path):
+@pytest.mark.parametrize(("layout", "history", "steps"), [("stream", 64, 120), ("window", 3, 600)])
+def test_eight_episodes_by_heart(layout, history, steps, small_dir, episodes_dir, run_script, tmp_path):
     out = tmp_path / layout
     run_script(
         "train_vln.py", "--model_name_or_path", small_dir, "--train_dir", episodes_dir, "--eval_dir", episodes_dir,
-        "--output_dir", out, "--prompt_layout", layout, "--history_frames", 32 if layout == "stream" else 3,
-        "--max_steps", steps, "--per_device_train_batch_size", 16, "--learning_rate", 4e-3,
+        "--output_dir", out, "--prompt_layout", layout, "--history_frames", history,
+        "--max_steps", steps, "--per_device_train_batch_size", 16, "--learning_rate", 3e-3,
         "--lr_scheduler_type", "cosine", "--warmup_steps", 20, "--logging_steps", 20, "--save_strategy", "no",
         "--cache_dir", tmp_path / "cache", "--use_cpu", True, "--disable_tqdm", True,
     )  # fmt: skip
@@ -27,7 +29,9 @@ def test_eight_episodes_by_heart(layout, steps, small_dir, episodes_dir, run_scr
 
     model = PGNForConditionalGeneration.from_pretrained(out).eval()
     assert model.config.navigation["prompt_layout"] == layout
-    policy = NavigatorPolicy(model.navigator(PGNProcessor.from_pretrained(out)))
+    processor = PGNProcessor.from_pretrained(out)
+    check_generation(model, processor, episodes_dir)
+    policy = NavigatorPolicy(model.navigator(processor))
     env = HouseEnv("one_room", "train", 8, image_size=32)
     try:
         for name in env.episodes():
@@ -37,3 +41,17 @@ def test_eight_episodes_by_heart(layout, steps, small_dir, episodes_dir, run_scr
             assert driven.stopped
     finally:
         env.close()
+
+
+def check_generation(model, processor, episodes_dir):
+    """Without constraints, generation writes the first action and ends it by itself."""
+    prompt = processor.navigation_prompt(model.config.navigation)
+    for path in sorted(episodes_dir.glob("traj_*.json")):
+        episode = json.loads(path.read_text())
+        first = episode["steps"][0]
+        frame = Image.open(episodes_dir / f"ep_{episode['episode_id']}_images" / first["image_path"])
+        asked = torch.tensor([prompt.encode(episode["instruction"], []).input_ids])
+        pixels = processor.image_processor(frame, return_tensors="pt")["pixel_values"]
+        written = model.generate(input_ids=asked, pixel_values=pixels, max_new_tokens=12, do_sample=False)
+        answer = processor.tokenizer.decode(written[0, asked.shape[1] :])
+        assert answer == prompt.names[first["action"]] + prompt.close_token(Action(first["action"]))
