@@ -13,13 +13,13 @@ DEMO := runs/demo
 
 demo: install
 	@test -e $(DEMO)/pgn-tiny || $(BIN)/pgn new --out $(DEMO)/pgn-tiny
-	$(BIN)/pgn episodes generate --level one_room --split train --episodes 1000 --perturb 0.15 \
+	$(BIN)/pgn episodes generate --level one_room --split train --episodes 750 --perturb 0.15 \
 		--out $(DEMO)/episodes/train --num_proc $(PROCS)
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
 	$(BIN)/accelerate launch --config_file recipes/accelerate_cpu.yaml train_vln.py \
 		recipes/vln_houses_tiny.yaml --resume last
-	$(BIN)/pgn evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCS) -m pgn_vln evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100
 
 demo-clean:
 	rm -rf $(DEMO)

@@ -1,4 +1,4 @@
-"""`python -m pgn_vln`, and so `accelerate launch -m pgn_vln`, is the command `pgn`."""
+"""`python -m pgn_vln`, and so `accelerate launch -m pgn_vln` and `torchrun -m pgn_vln`, is the command `pgn`."""
 
 import sys
 

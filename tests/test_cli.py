@@ -9,7 +9,7 @@ import pytest
 
 def pgn(*arguments, launcher=(sys.executable, "-m", "pgn_vln"), ok=True, cwd=None):
     done = subprocess.run(
-        [*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd
+        [*map(str, launcher), *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd
     )  # fmt: skip
     assert (done.returncode == 0) is ok, (done.stdout + done.stderr)[-4000:]
     assert ok or "Traceback" not in done.stderr
@@ -70,9 +70,16 @@ def test_evaluation_writes_a_report(evaluated):
 def test_evaluation_is_the_same_in_two_processes(evaluated, tiny_dir, tmp_path):
     expected = json.loads((evaluated[0] / "summary.json").read_text())
     launcher = (
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "pgn_vln",
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        2,
+        "--master_port",
+        0,
+        "-m",
+        "pgn_vln",
+    )
     pgn(
         "evaluate", "vln", "--model", tiny_dir, "--episodes", 4, "--max_steps", 12, "--out", tmp_path / "two",
         launcher=launcher,
