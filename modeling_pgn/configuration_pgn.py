@@ -9,6 +9,10 @@ from transformers import (
     Blip2VisionConfig,
     PreTrainedConfig,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from .configuration_openpangu import OpenPanguConfig
 from .prompting_pgn import PROMPT_LAYOUTS, SPECIAL_TOKENS
@@ -24,7 +28,7 @@ NAVIGATION_DEFAULTS = {
 # Where logits are not plainly lm_head(last_hidden_state), PGN's head would silently compute something else.
 _HEAD_FIELDS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier", "lm_head_bias")
 _NEUTRAL = (None, False, 1, 1.0)
-_BIASED_HEADS = ("phi", "gptj", "codegen")
+_BIASED_HEADS = ("phi", "gptj", "codegen", "ctrl")
 
 
 class PGNConfig(PreTrainedConfig):
@@ -79,6 +83,11 @@ class PGNConfig(PreTrainedConfig):
         # The head is PGN's own, so whether it is tied is said once, by the language model.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         text_width = self.text_config.hidden_size
+        for field in ("projector", "navigation"):
+            value = getattr(self, field)
+            _expect(
+                value is None or isinstance(value, dict), field, value, "a mapping", "give a dict, or leave it out"
+            )
         self.projector = {
             "type": "mlp2x_gelu",
             "input_size": self.qformer_config.hidden_size,
@@ -126,6 +135,9 @@ class PGNConfig(PreTrainedConfig):
             f"one of {PROJECTOR_TYPES}",
             "choose one of these",
         )
+        known = {"type", "input_size", "hidden_size", "output_size"}
+        unknown = sorted(set(self.projector) - known)
+        _expect(not unknown, "projector", unknown, f"only {sorted(known)}", "remove or rename the rest")
         for field, part, width in (
             ("input_size", "Q-Former", self.qformer_config.hidden_size),
             ("output_size", "language model", self.text_config.hidden_size),
@@ -153,7 +165,7 @@ class PGNConfig(PreTrainedConfig):
         ids = [getattr(self, field) for field in self.special_token_fields()]
         for field, value in zip(self.special_token_fields(), ids, strict=True):
             _expect(
-                0 <= value < vocab_size,
+                isinstance(value, int) and 0 <= value < vocab_size,
                 field,
                 value,
                 f"an id inside the vocabulary of {vocab_size}",
@@ -177,18 +189,14 @@ class PGNConfig(PreTrainedConfig):
                 "a language model whose logits are lm_head(last_hidden_state)",
                 "choose another language model: PGN does not rescale or shift logits",
             )
+        biased = text.model_type in _BIASED_HEADS or (
+            text.model_type.startswith("ernie4_5") and getattr(text, "use_bias", False)
+        )
         _expect(
-            text.model_type not in _BIASED_HEADS,
+            not biased,
             "text_config.model_type",
             text.model_type,
             "a language model whose head has no bias",
-            "choose another language model",
-        )
-        _expect(
-            not getattr(text, "is_encoder_decoder", False),
-            "text_config.is_encoder_decoder",
-            True,
-            "a decoder-only (causal) language model",
             "choose another language model",
         )
 
@@ -212,7 +220,8 @@ class PGNConfig(PreTrainedConfig):
             "R2R-CE turns by 15, RxR-CE by 30",
         )
         for field in ("step_m", "hfov_degrees"):
-            _expect(nav[field] > 0, f"navigation.{field}", nav[field], "a positive number", "give metres, or degrees")
+            positive = isinstance(nav[field], int | float) and nav[field] > 0
+            _expect(positive, f"navigation.{field}", nav[field], "a positive number", "give metres, or degrees")
         history = nav["history_frames"]
         _expect(
             history is None or (isinstance(history, int) and history > 0),
@@ -300,12 +309,29 @@ def _text_config(value):
         model_type = value.pop("model_type", OpenPanguConfig.model_type)
         if model_type == OpenPanguConfig.model_type:
             return OpenPanguConfig(**value)
-        if model_type not in CONFIG_MAPPING:
-            raise ValueError(
-                f"PGNConfig: text_config.model_type={model_type!r} is no model type of the installed transformers; "
-                "use 'PanguEmbedded' or a causal language model it knows, or install a newer transformers"
-            )
+        _check_causal(model_type)
         return CONFIG_MAPPING[model_type](**value)
     if not isinstance(value, PreTrainedConfig):
         raise ValueError(f"PGNConfig: text_config must be a config or a dict, got {type(value).__name__}")
+    if value.model_type != OpenPanguConfig.model_type:
+        _check_causal(value.model_type)
     return value
+
+
+def _check_causal(model_type: str):
+    _expect(
+        model_type in CONFIG_MAPPING,
+        "text_config.model_type",
+        model_type,
+        "a model type of the installed transformers, or 'PanguEmbedded'",
+        "check the spelling, or install a newer transformers",
+    )
+    # Encoders have a causal class too, for historical reasons; they would look into the future.
+    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    _expect(
+        causal,
+        "text_config.model_type",
+        model_type,
+        "a decoder-only (causal) language model",
+        "choose another language model, such as llama or qwen2",
+    )

@@ -15,8 +15,3 @@ class OpenPanguForCausalLM(LlamaForCausalLM):
     """The decoder with its head; loads the vendor's safetensors as they are."""
 
     config: OpenPanguConfig
-
-    def __init__(self, config: OpenPanguConfig):
-        super().__init__(config)
-        self.model = OpenPanguModel(config)
-        self.post_init()

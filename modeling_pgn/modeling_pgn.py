@@ -211,13 +211,16 @@ class PGNModel(PGNPreTrainedModel):
 class PGNForConditionalGeneration(PGNPreTrainedModel, GenerationMixin):
     """PGN with its language-model head: trains, generates, and gives a navigator."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: PGNConfig):
         super().__init__(config)
         self.model = PGNModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # Language models call their embeddings by different names.
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
         # An answer ends with eos or, in the midst of a stream, with <|frame_sep|>.
         eos = config.text_config.eos_token_id

@@ -59,6 +59,13 @@ class PGNProcessor(ProcessorMixin):
                     f"processor and model do not belong together: {field} is {ours} in the processor and {theirs} "
                     "in the model's config; load both from the same folder, or set them alike"
                 )
+        eos = config.text_config.eos_token_id
+        if self.tokenizer.eos_token_id not in (eos if isinstance(eos, list) else [eos]):
+            raise ValueError(
+                f"the tokenizer's eos is {self.tokenizer.eos_token!r} (id {self.tokenizer.eos_token_id}), but "
+                f"text_config.eos_token_id is {eos}: the model would be trained to end with one and wait for the "
+                "other; load the tokenizer with from_pretrained, so that tokenizer_config.json is read"
+            )
         if len(self.tokenizer) > config.text_config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} tokens, the model {config.text_config.vocab_size} rows "

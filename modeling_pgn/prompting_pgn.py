@@ -150,8 +150,14 @@ class NavigationPrompt:
             labels: the actions that *should be* taken, one for each frame; None in use.
 
         Raises:
-            ValueError: ``actions`` and ``labels`` differ in length, or are empty.
+            ValueError: ``actions`` and ``labels`` differ in length, or are empty; a special token in the instruction.
         """
+        written = [token for token in self.tokenizer.all_special_tokens if token in instruction]
+        if written:
+            raise ValueError(
+                f"the instruction {instruction!r} contains the special token {written[0]!r}, which the model would "
+                "read as a command; remove it from the text"
+            )
         actions = [Action(a) for a in actions]
         if labels is not None:
             labels = [Action(a) for a in labels]

@@ -28,7 +28,13 @@ from modeling_pgn import OpenPanguConfig, PGNConfig, PGNForConditionalGeneration
         ({"text_config": {"model_type": "gemma2"}}, r"text_config.final_logit_softcapping=30.0"),
         ({"text_config": {"model_type": "cohere"}}, r"text_config.logit_scale=0.0625"),
         ({"text_config": {"model_type": "phi"}}, r"text_config.model_type='phi'.*head has no bias"),
-        ({"text_config": {"model_type": "t5"}}, r"text_config.is_encoder_decoder=True"),
+        ({"text_config": {"model_type": "t5"}}, r"text_config.model_type='t5'.*decoder-only"),
+        ({"text_config": {"model_type": "bert"}}, r"text_config.model_type='bert'.*decoder-only"),
+        ({"text_config": {"model_type": "clip"}}, r"text_config.model_type='clip'.*decoder-only"),
+        ({"projector": {"width": 3}}, r"projector=\['width'\]"),
+        ({"projector": "mlp"}, r"projector='mlp'.*a mapping"),
+        ({"navigation": {"step_m": "x"}}, r"navigation.step_m='x'"),
+        ({"image_token_id": "a"}, r"image_token_id='a'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(fields, message):

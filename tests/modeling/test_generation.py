@@ -1,9 +1,11 @@
 """Generation with caches and beams, and the navigator's constrained decoding."""
 
+import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, MistralConfig
 
-from modeling_pgn import Action, PGNForConditionalGeneration
+from modeling_pgn import Action, PGNConfig, PGNForConditionalGeneration
 from modeling_pgn.navigator_pgn import _token_trie
 from modeling_pgn.prompting_pgn import NavigationPrompt
 
@@ -63,19 +65,22 @@ def test_generation_ends_at_eos_or_frame_sep(model):
     assert model.generation_config.pad_token_id == 0
 
 
-@pytest.mark.parametrize("layout", ["stream", "window"])
-def test_navigator_probabilities_are_those_of_the_whole_answers(tiny_dir, processor, make_frames, layout):
+@pytest.mark.parametrize(
+    # `stream` grows to four steps and drops the older half; `window` shows the current frame and four before it.
+    ("layout", "kept"),
+    [("stream", [1, 2, 3, 4, 2, 3, 4, 2]), ("window", [1, 2, 3, 4, 5, 5, 5, 5])],
+)
+def test_navigator_probabilities_are_those_of_the_whole_answers(tiny_dir, processor, make_frames, layout, kept):
     """Each answer scored alone by a plain forward, its probability shared out at the two forks only."""
     model = PGNForConditionalGeneration.from_pretrained(tiny_dir).eval()
-    model.config.navigation = {**model.config.navigation, "prompt_layout": layout, "history_frames": 2}
+    model.config.navigation = {**model.config.navigation, "prompt_layout": layout, "history_frames": 4}
     prompt = NavigationPrompt(processor.tokenizer, 8, layout)
     navigator = model.navigator(processor)
     navigator.reset(GO)
-    frames, actions = make_frames(5), []
-    keep = 3 if layout == "window" else 2
+    frames, actions = make_frames(8), []
     for t, frame in enumerate(frames):
         action = navigator.act(frame)
-        seen = frames[max(0, t + 1 - keep) : t + 1]
+        seen = frames[t + 1 - kept[t] : t + 1]
         past = actions[len(actions) - len(seen) + 1 :]
         batch = asked(processor, seen, past, layout)
         with torch.no_grad():
@@ -107,6 +112,51 @@ def test_reset_forgets(model, processor, make_frames):
 def test_act_before_reset_is_refused(model, processor, make_frames):
     with pytest.raises(RuntimeError, match=r"call reset\(instruction\)"):
         model.navigator(processor).act(make_frames(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((64, 64, 3), np.float32), r"got ndarray of float32 \(64, 64, 3\)"),
+        (np.zeros((64, 64), np.uint8), r"got ndarray of uint8 \(64, 64\)"),
+        ([np.zeros((64, 64, 3), np.uint8)], "got list"),
+    ],
+)
+def test_frames_of_another_form_are_refused(model, processor, make_frames, frame, message):
+    """And what was seen before is not lost."""
+    good, navigator, undisturbed = make_frames(2), model.navigator(processor), model.navigator(processor)
+    for agent in (navigator, undisturbed):
+        agent.reset(GO)
+        agent.act(good[0])
+    with pytest.raises(ValueError, match=message):
+        navigator.act(frame)
+    assert navigator.act(good[1]) == undisturbed.act(good[1])
+    assert navigator.probabilities == undisturbed.probabilities
+
+
+def test_special_tokens_in_an_instruction_are_refused(model, processor, make_frames):
+    navigator = model.navigator(processor)
+    navigator.reset("walk to the <|image|> chair")
+    with pytest.raises(ValueError, match=r"contains the special token '<\|image\|>'"):
+        navigator.act(make_frames(1)[0])
+
+
+@pytest.mark.parametrize(
+    "text_config",
+    [
+        MistralConfig(vocab_size=1028, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                      num_attention_heads=2, num_key_value_heads=2, sliding_window=16, eos_token_id=13),
+        GPT2Config(vocab_size=1028, n_embd=32, n_layer=1, n_head=2, n_positions=512, eos_token_id=13, bos_token_id=1),
+    ],
+    ids=["sliding window", "other names, tied"],
+)  # fmt: skip
+def test_navigates_with_other_language_models(text_config, processor, make_frames):
+    model = PGNForConditionalGeneration(PGNConfig.tiny(text_config=text_config)).eval()
+    navigator = model.navigator(processor)
+    navigator.reset(GO)
+    for frame in make_frames(3):
+        assert navigator.act(frame) in list(Action)
+        assert abs(sum(navigator.probabilities.values()) - 1) < 1e-6
 
 
 def test_navigator_refuses_another_models_processor(model, processor):

@@ -69,6 +69,14 @@ def test_processor_of_another_model_is_refused(processor, model):
     processor.check_model(model.config)
 
 
+def test_eos_that_the_model_does_not_know_is_refused(processor, model):
+    """The vendor's trap: the vocabulary file alone gives the class default."""
+    tokenizer = OpenPanguTokenizer(processor.tokenizer.vocab_file, eos_token="</s>", pad_token="<unk>")
+    other = PGNProcessor(processor.image_processor, tokenizer, num_query_tokens=8)
+    with pytest.raises(ValueError, match=r"eos is '</s>' \(id 2\), but text_config.eos_token_id is 13"):
+        other.check_model(model.config)
+
+
 def test_nothing_is_overwritten(tiny_dir):
     with pytest.raises(FileExistsError, match="exists already; choose another folder"):
         build_tiny(tiny_dir)
