@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# A process can learn its umask only by changing it, so it is done once, before there are threads that write files.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content` beside `path` and rename it into place; the folder is created if need be.
@@ -22,9 +26,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         # mkstemp makes files that only their owner can read; a report is for everybody whom the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -53,3 +53,15 @@ def make_frames():
         return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def needs_renderer():
+    """Skips what draws houses, and says what to install, where the software renderer does not start."""
+    from pgn_vln.navigation.renderer import Renderer, RendererUnavailableError
+    from pgn_vln.navigation.visibility import Camera
+
+    try:
+        Renderer(16, Camera()).close()
+    except RendererUnavailableError as error:
+        pytest.skip(f"houses cannot be drawn here, is the system package libx11-6 installed? {error}")

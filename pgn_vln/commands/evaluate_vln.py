@@ -51,7 +51,6 @@ def run(args: Arguments):
         turn_degrees=navigation["turn_degrees"],
         step_m=navigation["step_m"],
         hfov_degrees=navigation["hfov_degrees"],
-        success_radius_m=args.radius_m,
         max_steps=args.max_steps,
     )
     policies = {

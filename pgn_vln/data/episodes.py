@@ -20,8 +20,7 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from modeling_pgn.prompting_pgn import Action
-
-GENERATION_FILE = "generation.json"
+from pgn_vln.formats import GENERATION_FILE, TRAJECTORY_GLOB, images_folder, trajectory_file
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _READ_KEYS = ("episode_id", "instruction", "instructions", "steps")
@@ -137,7 +136,7 @@ def list_trajectories(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one that holds traj_*.json")
-    files = sorted(folder.glob("traj_*.json"), key=lambda path: path.name)
+    files = sorted(folder.glob(TRAJECTORY_GLOB), key=lambda path: path.name)
     if not files:
         raise FileNotFoundError(f"{folder} holds no traj_*.json; generate or import episodes into it first")
     return files
@@ -289,7 +288,7 @@ def _episode_id(data: dict[str, Any], path: Path) -> str:
     episode_id = str(data["episode_id"])
     if not _ID.fullmatch(episode_id):
         raise ValueError(f"episode_id is {episode_id!r}; expected letters, digits, dots, dashes and underscores")
-    if path.name != f"traj_{episode_id}.json":
+    if path.name != trajectory_file(episode_id):
         raise ValueError(f"episode_id is {episode_id!r} in a file named {path.name}; expected traj_{episode_id}.json")
     return episode_id
 
@@ -310,7 +309,7 @@ def _action(value: Any, where: str) -> int:
 
 
 def _frames(names: list[Any], episode_id: str, root: Path, verify_images: bool) -> tuple[str, ...]:
-    folder = f"ep_{episode_id}_images"
+    folder = images_folder(episode_id)
     inside = os.path.realpath(root)
     if os.path.commonpath([inside, os.path.realpath(root / folder)]) != inside:
         raise ValueError(f"{folder} is a link that leaves {root}; frames must lie inside the image root")

@@ -26,7 +26,7 @@ ATTEMPTS = 200
 _EPISODE_ID = re.compile(r"(?P<level>\w+?)_(?P<split>train|val|test)(_s(?P<seed>\d+))?_(?P<index>\d{6})")
 
 
-class NoValidEpisodeError(RuntimeError):
+class NoValidEpisodeError(ValueError):
     """A level whose settings leave no valid episode."""
 
 

@@ -2,9 +2,10 @@
 
 A folder holds ``traj_{episode_id}.json`` and ``ep_{episode_id}_images/000000.png ...`` for every episode, and one
 ``generation.json`` with the settings. The JSON of an episode is its commit point: it appears, whole, after its frames.
-An interrupted run is continued by running it again.
+An interrupted run is continued by running it again. One run at a time writes into a folder: it holds ``.lock``.
 """
 
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -12,23 +13,26 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from modeling_pgn.prompting_pgn import Action
+from pgn_vln.formats import GENERATION_FILE, TRAJECTORY_GLOB, images_folder, images_folder_id, trajectory_file
 from pgn_vln.io import write_json_atomic
-from pgn_vln.navigation.episodes import NoValidEpisodeError, episode_id
+from pgn_vln.navigation.episodes import NoValidEpisodeError, episode_id, parse_episode_id
 from pgn_vln.navigation.expert import ExpertName
 from pgn_vln.navigation.house_env import HouseEnv, check_settings
 from pgn_vln.navigation.houses import LEVELS, seeded_random
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE = "generation.json"
+LOCK_FILE = ".lock"
 _TEMPORARY = ".unfinished_"
 # Random actions come in runs of 1 to this many: a single one hardly leads off the expert's way.
 _LONGEST_BURST = 4
@@ -72,6 +76,8 @@ class GenerationSettings:
             level=self.level, split=self.split, seed=self.seed, image_size=self.image_size, step_m=self.step_m,
             turn_degrees=self.turn_degrees, hfov_degrees=self.hfov_degrees, expert=self.expert,
         )  # fmt: skip
+        if not self.success_radius_m > 0.0:
+            raise ValueError(f"success_radius_m {self.success_radius_m} is not positive; give a number above 0")
         if not 0.0 <= self.perturb < 1.0:
             raise ValueError(f"perturb {self.perturb} is out of range; expected a share from 0 to below 1, e.g. 0.2")
 
@@ -81,7 +87,7 @@ class GenerationSettings:
         return HouseEnv(
             self.level, self.split, episode_ids=episode_ids, seed=self.seed, image_size=self.image_size,
             turn_degrees=self.turn_degrees, step_m=self.step_m, hfov_degrees=self.hfov_degrees, expert=self.expert,
-            success_radius_m=self.success_radius_m, sliding=self.sliding,
+            sliding=self.sliding,
             # Random actions lead astray, and the way back takes steps too.
             max_steps=round(steps / (1.0 - self.perturb) ** 2),
         )  # fmt: skip
@@ -154,7 +160,9 @@ def generate_episodes(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: for a setting that makes no sense, or differs from that of the episodes already in `out_dir`.
+        ValueError: for a setting that makes no sense, or differs from that of the episodes already in `out_dir`; if
+            their settings cannot be read; if another run is writing there.
+        RendererUnavailableError: naming what to install.
     """
     settings = GenerationSettings(
         level=level, split=split, seed=seed, image_size=image_size, turn_degrees=turn_degrees, step_m=step_m,
@@ -164,8 +172,15 @@ def generate_episodes(
         if value < 1:
             raise ValueError(f"{name} {value} is not positive; give 1 or more")
     out_dir = Path(out_dir)
-    _claim(out_dir, settings)
-    _remove_leftovers(out_dir)
+    with _lock(out_dir):
+        _claim(out_dir, settings)
+        return _generate(settings, num_episodes, out_dir, num_proc, progress)
+
+
+def _generate(
+    settings: GenerationSettings, num_episodes: int, out_dir: Path, num_proc: int, progress: bool
+) -> GenerationReport:
+    level, split, seed = settings.level, settings.split, settings.seed
     report = GenerationReport(str(out_dir))
     missing = []
     for name in (episode_id(level, split, seed, index) for index in range(num_episodes)):
@@ -187,50 +202,98 @@ def generate_episodes(
     return report
 
 
-def _claim(out_dir: Path, settings: GenerationSettings) -> None:
-    """Write the settings into the folder, or check that they are those of the episodes already in it."""
-    path, ours = out_dir / SETTINGS_FILE, asdict(settings)
-    if not path.exists():
-        if out_dir.is_dir() and any(out_dir.glob("traj_*.json")):
+@contextmanager
+def _lock(out_dir: Path) -> Iterator[None]:
+    """Keep every other run out of the folder; the kernel lets go of the lock when its holder ends, killed or not."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # The file stays: were it removed, a run that had just opened it would hold a lock that nobody else sees.
+    with open(out_dir / LOCK_FILE, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise ValueError(
-                f"out_dir {str(out_dir)!r} holds trajectories but no {SETTINGS_FILE}, so their settings are unknown; "
-                "choose an empty folder"
-            )
-        write_json_atomic(path, ours)
+                f"another run is writing episodes into {str(out_dir)!r}; wait until it has ended and then run this "
+                "again, or choose another out_dir"
+            ) from None
+        yield
+
+
+def _claim(out_dir: Path, settings: GenerationSettings) -> None:
+    """Make the folder one of these settings, or check that it is; then remove what a killed run left behind."""
+    path, ours = out_dir / GENERATION_FILE, asdict(settings)
+    if path.exists():
+        _check_settings_of(path, ours)
+        _remove_leftovers(out_dir, settings)
         return
-    theirs = json.loads(path.read_text(encoding="utf-8"))
+    if any(out_dir.glob(TRAJECTORY_GLOB)) or any(_frames_of(settings, entry.name) for entry in out_dir.iterdir()):
+        raise ValueError(
+            f"out_dir {str(out_dir)!r} holds episodes but no {GENERATION_FILE}, so their settings are unknown; "
+            "choose an empty folder"
+        )
+    write_json_atomic(path, ours)
+
+
+def _check_settings_of(path: Path, ours: dict[str, Any]) -> None:
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(theirs, dict):
+            raise ValueError(f"a {type(theirs).__name__} instead of an object")
+    except (ValueError, RecursionError) as error:  # broken JSON, nested too deeply, or bytes that are no UTF-8
+        raise ValueError(
+            f"{path} is broken ({error}), so the settings of the episodes beside it are unknown; restore it, or "
+            "choose another out_dir"
+        ) from error
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ValueError(
-                f"{name} is {ours.get(name)!r}, but the episodes in {str(out_dir)!r} were generated with "
+                f"{name} is {ours.get(name)!r}, but the episodes in {str(path.parent)!r} were generated with "
                 f"{name}={theirs.get(name)!r}; continue with that value, or choose another out_dir"
             )
 
 
-def _remove_leftovers(out_dir: Path) -> None:
-    """Remove what a killed run left behind: frames without a JSON, and files that were being written."""
+def _frames_of(settings: GenerationSettings, folder: str) -> str | None:
+    """Id of the episode of these settings whose frames lie in a folder of that name; None for anything else."""
+    name = images_folder_id(folder)
+    if name is None:
+        return None
+    try:
+        level, split, seed, index = parse_episode_id(name)
+    except ValueError:
+        return None
+    if (level, split, seed) != (settings.level, settings.split, settings.seed):
+        return None
+    return name if name == episode_id(level, split, seed, index) else None
+
+
+def _remove_leftovers(out_dir: Path, settings: GenerationSettings) -> None:
+    """Remove frames without a JSON, and what was being written; whatever a run would not have written stays."""
     for path in sorted(out_dir.iterdir()):
-        if path.name.startswith(_TEMPORARY):
-            shutil.rmtree(path)
-        elif path.name.startswith((".traj_", f".{SETTINGS_FILE}.")):
+        if path.name.startswith((".traj_", f".{GENERATION_FILE}.")):
             path.unlink()
-        elif path.name.startswith("ep_") and path.name.endswith("_images"):
-            if not (out_dir / f"traj_{path.name[3:-7]}.json").exists():
-                shutil.rmtree(path)
+            continue
+        name = _frames_of(settings, path.name.removeprefix(_TEMPORARY))
+        if name is not None and (path.name.startswith(_TEMPORARY) or not (out_dir / trajectory_file(name)).exists()):
+            shutil.rmtree(path)
 
 
 def _read_actions(out_dir: Path, name: str) -> list[int] | None:
     """Actions of an episode that is complete on disk, else None."""
-    path, images = out_dir / f"traj_{name}.json", out_dir / f"ep_{name}_images"
+    path, images = out_dir / trajectory_file(name), out_dir / images_folder(name)
     if not path.exists():
         return None
-    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    found = {image.name for image in images.iterdir()} if images.is_dir() else set()
-    missing = [step["image_path"] for step in steps if step["image_path"] not in found]
-    if missing:
-        logger.warning("episode %s lacks %d of its %d frames; writing it anew", name, len(missing), len(steps))
+    try:
+        steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        frames = [str(step["image_path"]) for step in steps]
+        actions = [int(Action(step["action"])) for step in steps]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.warning("%s is broken (%s: %s); writing the episode anew", path, type(error).__name__, error)
         return None
-    return [step["action"] for step in steps]
+    found = {image.name for image in images.iterdir()} if images.is_dir() else set()
+    missing = sum(frame not in found for frame in frames)
+    if missing or not frames:
+        logger.warning("%s lacks %d of its %d frames; writing the episode anew", path, missing, len(frames))
+        return None
+    return actions
 
 
 def _write_all(
@@ -322,7 +385,7 @@ class _EpisodeWriter:
     def _commit(
         self, name: str, instruction: str, frames: list[np.ndarray], actions: list[int], labels: list[int]
     ) -> None:
-        images = self.out_dir / f"ep_{name}_images"
+        images = self.out_dir / images_folder(name)
         unfinished = self.out_dir / f"{_TEMPORARY}{images.name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -334,7 +397,7 @@ class _EpisodeWriter:
             if self.settings.perturb:
                 steps[-1]["expert_action"] = label
         # An incomplete episode is about to be replaced: first its JSON goes, so that none is ever without its frames.
-        trajectory = self.out_dir / f"traj_{name}.json"
+        trajectory = self.out_dir / trajectory_file(name)
         trajectory.unlink(missing_ok=True)
         shutil.rmtree(images, ignore_errors=True)
         unfinished.rename(images)

@@ -34,7 +34,6 @@ class HouseEnv:
         step_m: Length of a step forward.
         hfov_degrees: Horizontal field of view.
         expert: ``searching`` or ``shortest_path``, see `pgn_vln.navigation.expert`.
-        success_radius_m: STOP nearer than this to the goal is a success.
         max_steps: Actions after which an episode ends by itself; the level's own number by default.
         sliding: Whether the agent slides along what it bumps into.
         render: False gives black frames and needs no renderer: for experts and geodesics alone.
@@ -56,7 +55,6 @@ class HouseEnv:
         step_m: float = 0.25,
         hfov_degrees: float = 90.0,
         expert: ExpertName = "searching",
-        success_radius_m: float = 1.0,
         max_steps: int | None = None,
         sliding: bool = True,
         render: bool = True,
@@ -73,7 +71,6 @@ class HouseEnv:
         self.turn_degrees = turn_degrees
         self.step_m = step_m
         self.expert = expert
-        self.success_radius_m = _positive("success_radius_m", success_radius_m)
         self.max_steps = int(_positive("max_steps", self.level.max_steps if max_steps is None else max_steps))
         self.sliding = sliding
         self.render = render

@@ -21,7 +21,7 @@ _shared: dict[str, Any] = {}
 _names = itertools.count()
 
 
-class RendererUnavailableError(RuntimeError):
+class RendererUnavailableError(OSError):
     """Panda3D or a system library that it needs is missing."""
 
 

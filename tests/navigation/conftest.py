@@ -1,39 +1,7 @@
-from dataclasses import dataclass
-
 import pytest
+from house_helpers import EPISODES_PER_LEVEL, LEVEL_NAMES, Driven, drive_expert
 
-from modeling_pgn.prompting_pgn import Action
-from pgn_vln.navigation.episodes import HouseEpisode, draw_episode
 from pgn_vln.navigation.house_env import HouseEnv
-from pgn_vln.navigation.renderer import Renderer, RendererUnavailableError
-from pgn_vln.navigation.visibility import Camera
-
-LEVEL_NAMES = ("one_room", "two_rooms", "house")
-EPISODES_PER_LEVEL = {"one_room": 100, "two_rooms": 100, "house": 60}
-
-
-@dataclass
-class Driven:
-    episode: HouseEpisode
-    actions: list[int]
-    final_distance_m: float
-    start_distance_m: float
-
-
-def drive_expert(env: HouseEnv, name: str) -> Driven:
-    env.reset(name)
-    info = env.episode_info(name)
-    start_distance = env.geodesic(info.start_position, info.goal_position)
-    actions, done = [], False
-    while not done:
-        actions.append(int(env.expert_action()))
-        _, done = env.step(actions[-1])
-    episode = draw_episode(name, env.turn_degrees, env.camera) if name not in env._cache else env._cache[name]
-    return Driven(episode, actions, env.geodesic(env.position(), info.goal_position), start_distance)
-
-
-def succeeded(driven: Driven) -> bool:
-    return driven.actions[-1] == Action.STOP and driven.final_distance_m < 1.0
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +12,3 @@ def driven_by_level() -> dict[str, list[Driven]]:
         env = HouseEnv(level, "val", EPISODES_PER_LEVEL[level], render=False)
         walks[level] = [drive_expert(env, name) for name in env.episodes()]
     return walks
-
-
-@pytest.fixture(scope="session")
-def renderer_works() -> None:
-    """Skips what draws, and says what to install, where the software renderer does not start."""
-    try:
-        Renderer(16, Camera()).close()
-    except RendererUnavailableError as error:
-        pytest.skip(f"frames cannot be drawn here: {error}")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import EPISODES_PER_LEVEL, LEVEL_NAMES, drive_expert, succeeded
+from house_helpers import EPISODES_PER_LEVEL, LEVEL_NAMES, drive_expert, succeeded
 
 from modeling_pgn.prompting_pgn import Action
 from pgn_vln.navigation.house_env import HouseEnv

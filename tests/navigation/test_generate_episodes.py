@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgn_vln.navigation import generate
-from pgn_vln.navigation.generate import SETTINGS_FILE, generate_episodes
+from pgn_vln.formats import GENERATION_FILE
+from pgn_vln.navigation import episodes, generate
+from pgn_vln.navigation.generate import generate_episodes
 from pgn_vln.navigation.house_env import HouseEnv
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("renderer_works")
+pytestmark = pytest.mark.usefixtures("needs_renderer")
 
 
 def write(out_dir, num_episodes=4, **settings):
@@ -44,7 +46,7 @@ def check_every_json_has_its_frames(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def four_episodes(tmp_path_factory, renderer_works) -> Path:
+def four_episodes(tmp_path_factory, needs_renderer) -> Path:
     folder = tmp_path_factory.mktemp("episodes")
     write(folder)
     return folder
@@ -75,7 +77,7 @@ def test_the_format(four_episodes):
         assert step["action"] == 0 and done
     env.close()
     assert (report.frames, report.actions) == (frames, histogram)
-    settings = json.loads((four_episodes / SETTINGS_FILE).read_text())
+    settings = json.loads((four_episodes / GENERATION_FILE).read_text())
     assert settings["level"] == "one_room" and settings["turn_degrees"] == 15 and settings["expert"] == "searching"
 
 
@@ -136,11 +138,80 @@ def test_a_killed_process_leaves_whole_episodes(tmp_path):
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("traj_*.json"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
+        with pytest.raises(ValueError, match="another run is writing episodes into .*; wait until it has ended"):
+            write(tmp_path, num_episodes=3)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert 3 <= check_every_json_has_its_frames(tmp_path) < 500
+    # The lock of the dead is nobody's.
     assert write(tmp_path, num_episodes=3).present == 3
+
+
+def test_what_no_run_wrote_is_left_alone(four_episodes, tmp_path):
+    foreign = [f"ep_{name}_images" for name in ("17DRP5sb8fy", "one_room_val_000000", "one_room_train_s2_000000")]
+    foreign += ["ep_one_room_train_s0_000001_images", "notes"]
+    for name in foreign:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000000.png").write_bytes(b"mine")
+    for _ in range(2):
+        write(tmp_path)
+        found = content(tmp_path)
+        assert all(found.pop(f"{name}/000000.png") for name in foreign)
+        assert found == content(four_episodes)
+
+
+def test_leftovers_of_a_larger_run_are_removed(four_episodes, tmp_path):
+    write(tmp_path)
+    for name in ("ep_one_room_train_000007_images", ".unfinished_ep_one_room_train_000008_images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000000.png").write_bytes(b"half")
+    (tmp_path / ".generation.json.x1").write_text("{")
+    write(tmp_path)
+    assert content(tmp_path) == content(four_episodes)
+
+
+def test_frames_that_a_run_would_replace_are_refused_without_settings(tmp_path):
+    picture = tmp_path / "ep_one_room_train_000002_images" / "000000.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="holds episodes but no generation.json"):
+        write(tmp_path)
+    assert picture.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("broken", [b'{"level": "one', b"[1]", b"\xff\xfe"])
+def test_broken_settings_are_named(tmp_path, broken):
+    (tmp_path / GENERATION_FILE).write_bytes(broken)
+    with pytest.raises(ValueError, match="generation.json is broken .*; restore it, or choose another out_dir"):
+        write(tmp_path)
+    assert (tmp_path / GENERATION_FILE).read_bytes() == broken
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"episode_id": "one',
+        b"[]",
+        b"{}",
+        b'{"steps": []}',
+        b'{"steps": [{"image_path": "000000.png", "action": 9}]}',
+    ],
+)
+def test_a_broken_episode_is_written_anew(four_episodes, tmp_path, caplog, broken):
+    shutil.copytree(four_episodes, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "traj_one_room_train_000001.json").write_bytes(broken)
+    report = write(tmp_path)
+    assert (report.present, report.episodes) == (3, 4)
+    assert "traj_one_room_train_000001.json" in caplog.text and "writing the episode anew" in caplog.text
+    assert content(tmp_path) == content(four_episodes)
+
+
+def test_an_episode_that_cannot_be_drawn_is_refused_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(episodes, "ATTEMPTS", 0)
+    report = write(tmp_path, num_episodes=1)
+    assert report.episodes == 0
+    assert "gave no valid episode" in report.refused["one_room_train_000000"]
 
 
 def test_lost_frames_are_written_anew(four_episodes, tmp_path):
@@ -164,7 +235,7 @@ def test_other_settings_are_refused(four_episodes, setting, value, old):
 
 def test_a_folder_of_unknown_settings_is_refused(tmp_path):
     (tmp_path / "traj_1.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds trajectories but no generation.json"):
+    with pytest.raises(ValueError, match="holds episodes but no generation.json"):
         write(tmp_path)
 
 
@@ -173,6 +244,7 @@ def test_a_folder_of_unknown_settings_is_refused(tmp_path):
     [
         ({"num_episodes": 0}, "num_episodes 0 is not positive"),
         ({"num_proc": 0}, "num_proc 0 is not positive"),
+        ({"success_radius_m": -1.0}, "success_radius_m -1.0 is not positive"),
         ({"perturb": 1.0}, "perturb 1.0 is out of range; expected a share from 0 to below 1"),
         ({"level": "castle"}, "level 'castle' is unknown"),
     ],

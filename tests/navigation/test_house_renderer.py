@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pgn_vln import cli
 from pgn_vln.navigation import renderer as renderer_module
 from pgn_vln.navigation.env import Rect
 from pgn_vln.navigation.episodes import draw_episode
@@ -37,7 +39,7 @@ def empty_house(room: str, *pieces: Furniture) -> House:
     return House(LEVELS["one_room"], bounds, (Room(room, bounds),), (), pieces)
 
 
-def test_the_same_pixels_in_any_process(renderer_works):
+def test_the_same_pixels_in_any_process(needs_renderer):
     here: dict = {}
     exec(DIGEST_SCRIPT, here)
     # Another hash seed, and another folder.
@@ -51,7 +53,7 @@ def test_the_same_pixels_in_any_process(renderer_works):
     assert "x11display" not in result.stderr
 
 
-def test_a_frame_does_not_depend_on_what_was_drawn_before(renderer_works):
+def test_a_frame_does_not_depend_on_what_was_drawn_before(needs_renderer):
     first, second = (draw_episode(f"house_val_00000{index}", 15, Camera()) for index in (0, 1))
     alone, busy, other = (Renderer(64, Camera()) for _ in range(3))
     alone.load(first.house)
@@ -69,7 +71,7 @@ def test_a_frame_does_not_depend_on_what_was_drawn_before(renderer_works):
 
 
 @pytest.mark.parametrize("size", [64, 112, 224])
-def test_image_size_and_field_of_view(renderer_works, size):
+def test_image_size_and_field_of_view(needs_renderer, size):
     # A red wardrobe 2 m ahead, 1 m wide: its width in pixels follows from the pinhole camera.
     piece = Furniture(KINDS["wardrobe"], "red", 0, 2.5, 4.0, 0)
     house = empty_house("kitchen", piece)
@@ -91,7 +93,7 @@ def test_image_size_and_field_of_view(renderer_works, size):
         assert size / 2 - rows.min() < rows.max() - size / 2
 
 
-def test_left_is_left(renderer_works):
+def test_left_is_left(needs_renderer):
     renderer = Renderer(64, Camera())
     renderer.load(empty_house("kitchen", Furniture(KINDS["sofa"], "blue", 0, 2.5, 4.5, 0)))
     # Looking along +x, what stands at +y is to the left.
@@ -102,7 +104,7 @@ def test_left_is_left(renderer_works):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
-def test_the_named_colour_is_what_one_sees(renderer_works, kind):
+def test_the_named_colour_is_what_one_sees(needs_renderer, kind):
     renderer = Renderer(64, Camera())
     names, palette = list(COLOURS), np.array(list(COLOURS.values()), dtype=float)
     for colour in kind.colours:
@@ -127,7 +129,7 @@ def test_the_named_colour_is_what_one_sees(renderer_works, kind):
     renderer.close()
 
 
-def test_rooms_can_be_told_apart_and_no_wall_is_bare(renderer_works):
+def test_rooms_can_be_told_apart_and_no_wall_is_bare(needs_renderer):
     renderer = Renderer(64, Camera())
     means = {}
     for room in ROOM_TYPES:
@@ -156,13 +158,22 @@ def test_without_libx11_the_error_says_what_to_install(monkeypatch):
         Renderer(64, Camera())
 
 
+def test_the_command_line_says_it_in_a_plain_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(renderer_module._shared, "pipe", None)
+    settings = ("--level", "one_room", "--split", "train", "--episodes", "1", "--out", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["episodes", "generate", *settings])
+    assert ended.value.code == 2
+    assert re.search("^error: Panda3D.*apt-get install libx11-6", capsys.readouterr().err, re.MULTILINE)
+
+
 def test_without_panda3d_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "panda3d", None)
     with pytest.raises(RendererUnavailableError, match="pip install panda3d"):
         Renderer(64, Camera())
 
 
-def test_many_houses_do_not_fill_the_memory(renderer_works):
+def test_many_houses_do_not_fill_the_memory(needs_renderer):
     resource = pytest.importorskip("resource")
     renderer = Renderer(64, Camera())
     episodes = [draw_episode(f"one_room_train_{index:06d}", 15, Camera()) for index in range(5)]

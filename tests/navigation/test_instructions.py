@@ -2,7 +2,7 @@ import random
 import re
 
 import pytest
-from conftest import LEVEL_NAMES
+from house_helpers import LEVEL_NAMES
 
 from pgn_vln.navigation.furniture import KINDS
 from pgn_vln.navigation.houses import ROOM_TYPES
