@@ -13,6 +13,7 @@ Two configurations, both with paths and never with pixels:
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +134,20 @@ def data_fingerprint(trajectory_dir: str | Path, image_root: str | Path | None =
     files = list_trajectories(trajectory_dir)
     root = Path(image_root) if image_root is not None else Path(trajectory_dir)
     for path in files:
-        stat = path.stat()
         frames = root / f"ep_{path.stem.removeprefix('traj_')}_images"
-        changed = frames.stat().st_mtime_ns if frames.is_dir() else None
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{changed}\n".encode())
+        size, written = _size_and_time(path)
+        _, changed = _size_and_time(frames)
+        digest.update(os.fsencode(path.name) + f"\0{size}\0{written}\0{changed}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _size_and_time(path: Path) -> tuple[int | None, int | None]:
+    """Size and time of change; None for what cannot be found, which reading it will refuse."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None, None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def prepare_table(

@@ -7,6 +7,7 @@ a file may carry ``instructions``, a list, in place of ``instruction``. Whatever
 """
 
 import json
+import math
 import os
 import re
 import struct
@@ -18,13 +19,27 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageFile
+from tqdm.auto import tqdm
 
-from modeling_pgn.prompting_pgn import Action
+from modeling_pgn.prompting_pgn import SPECIAL_TOKENS, Action
 from pgn_vln.formats import GENERATION_FILE, TRAJECTORY_GLOB, images_folder, trajectory_file
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _READ_KEYS = ("episode_id", "instruction", "instructions", "steps")
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow's decoders are known to raise for broken files, beside the errors that they mean to raise.
+_BROKEN_IMAGE = (
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,8 @@ def load_frame(path: str | Path) -> Image.Image:
     """Decode a picture to RGB, completely.
 
     Raises:
-        FrameError: if the file is missing, cut short or no picture. It is never replaced by another one.
+        FrameError: if the file is missing, cut short, no picture, or larger than Pillow's limit against decompression
+            bombs. It is never replaced by another one.
     """
     # Some libraries set this flag for the whole process; Pillow then fills what is missing with black.
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
@@ -207,8 +223,11 @@ def read_trajectory(path: str | Path, image_root: str | Path | None = None, *, v
     root = Path(image_root) if image_root is not None else path.parent
     try:
         return _parse(_read_object(path), path, root, verify_images)
-    except ValueError as error:
-        raise BadEpisodeError([BadEpisode(str(path), str(error))]) from error
+    except RecursionError as error:  # values nested too deeply to be shown in a message
+        reason = f"{path.name} is nested too deeply"
+        raise BadEpisodeError([BadEpisode(_printable(path), _printable(reason))]) from error
+    except (OSError, ValueError) as error:
+        raise BadEpisodeError([BadEpisode(_printable(path), _printable(error))]) from error
 
 
 def iter_trajectories(
@@ -228,11 +247,20 @@ def iter_trajectories(
 def validate_trajectories(
     folder: str | Path, image_root: str | Path | None = None, *, verify_images: bool = True
 ) -> EpisodeReport:
-    """Read every trajectory of a folder and report; nothing is raised for bad episodes."""
+    """Read every trajectory of a folder and report; nothing is raised for bad episodes.
+
+    A progress bar is shown on a terminal.
+    """
     report = EpisodeReport()
-    for _ in iter_trajectories(list_trajectories(folder), image_root, report, verify_images=verify_images):
+    files = tqdm(list_trajectories(folder), desc="validating", unit="episode", disable=None)
+    for _ in iter_trajectories(files, image_root, report, verify_images=verify_images):
         pass
     return report
+
+
+def _printable(value: object) -> str:
+    """As text that UTF-8 can write: names on disk may be no UTF-8, and JSON may hold half of a surrogate pair."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -240,6 +268,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is not valid JSON (nested too deeply)") from error
     except ValueError as error:  # broken JSON, or bytes that are no UTF-8
         raise ValueError(f"{path.name} is not valid JSON ({error})") from error
     if not isinstance(data, dict):
@@ -262,7 +292,7 @@ def _parse(data: dict[str, Any], path: Path, root: Path, verify_images: bool) ->
         expert = step.get("expert_action")
         expert_actions.append(actions[-1] if expert is None else _action(expert, f"step {number} expert_action"))
         if step.get("pose") is not None:
-            poses.append(tuple(float(value) for value in step["pose"]))
+            poses.append(_pose(step["pose"], f"step {number} pose"))
     if Action.STOP in actions[:-1]:
         raise ValueError(f"step {actions.index(Action.STOP)} of {len(actions)} is stop; nothing may follow a stop")
     if poses and len(poses) != len(steps):
@@ -297,7 +327,32 @@ def _instructions(data: dict[str, Any]) -> tuple[str, ...]:
     texts = data.get("instructions", [data.get("instruction")])
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"instruction is {texts!r}; expected a text that is not empty")
+    for text in texts:
+        if not _is_unicode(text):
+            raise ValueError(f"instruction is {text!r}; expected text without lone surrogates")
+        for token in SPECIAL_TOKENS:
+            if token in text:
+                raise ValueError(
+                    f"instruction {text!r} contains the special token {token!r}, which the model would read as its "
+                    "own markup; remove it from the text"
+                )
     return tuple(texts)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _pose(value: Any, where: str) -> tuple[float, ...]:
+    try:
+        # A text would be read digit by digit, and true and false as 1 and 0.
+        if isinstance(value, list) and not any(isinstance(number, (str, bool)) for number in value):
+            pose = tuple(float(number) for number in value)
+            if pose and all(map(math.isfinite, pose)):
+                return pose
+    except (TypeError, OverflowError):  # null, a list, a whole number beyond the range of floats
+        pass
+    raise ValueError(f"{where} is {value!r}; expected a list of finite numbers")
 
 
 def _action(value: Any, where: str) -> int:
@@ -315,13 +370,17 @@ def _frames(names: list[Any], episode_id: str, root: Path, verify_images: bool) 
         raise ValueError(f"{folder} is a link that leaves {root}; frames must lie inside the image root")
     frames = []
     for number, name in enumerate(names):
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not _is_unicode(name) or "\0" in name:
             raise ValueError(f"step {number} image_path is {name!r}; expected a file name")
         parts = Path(name.replace("\\", "/")).parts
         full = root / folder / name
         if ".." in parts or os.path.isabs(name) or os.path.commonpath([inside, os.path.realpath(full)]) != inside:
             raise ValueError(f"step {number} image_path {name!r} leaves {folder}; frames must lie inside it")
-        if not full.is_file():
+        try:
+            exists = full.is_file()
+        except OSError as error:  # such as a name that is too long, or a folder that may not be read
+            raise ValueError(f"step {number} image {folder}/{name} cannot be read ({error.strerror})") from error
+        if not exists:
             raise ValueError(f"step {number} image {folder}/{name} is missing")
         if verify_images:
             try:

@@ -23,11 +23,12 @@ def check_window_settings(layout: PromptLayout, history_frames: int | None) -> N
     """
     if layout not in PROMPT_LAYOUTS:
         raise ValueError(f"prompt_layout is {layout!r}; expected one of {', '.join(PROMPT_LAYOUTS)}")
-    least = 0 if layout == "window" else 1
-    if history_frames is not None and history_frames < least:
+    if history_frames is None:
+        return
+    if not isinstance(history_frames, int) or isinstance(history_frames, bool) or history_frames < 1:
         raise ValueError(
-            f"history_frames is {history_frames}; expected {least} or more in layout {layout}, or none for whole "
-            "episodes"
+            f"history_frames is {history_frames!r}; expected a whole number of 1 or more, or none for whole episodes; "
+            "set it to the steps that the model shall remember"
         )
 
 

@@ -4,7 +4,6 @@ An evaluation that was interrupted goes on where it stopped: every finished epis
 `accelerate launch` every process does its share of the episodes with its own environment, and the main one reports.
 """
 
-import hashlib
 import io
 import json
 import logging
@@ -54,7 +53,8 @@ def evaluate_policies(
         episode_ids: which episodes; equal on all processes.
         out_dir: the evaluation folder, on a file system that all processes share.
         settings: JSON values that decide the outcome (checkpoint, level, seed, image size, ...). Finished episodes are
-            reused only if these, the radii and the split are the same as before.
+            reused only if these, the radii, the split, `max_steps` and `model_policy` are the same as before. The
+            number of processes may differ.
         radius_m: success radius in metres; the first one of several is the report's.
         split: name of the split, for the report.
         model_policy: name of the policy that is evaluated against the others.
@@ -67,18 +67,28 @@ def evaluate_policies(
         the summary, on every process.
 
     Raises:
-        ValueError: for no or repeated episodes, no policies, or an `out_dir` that holds another evaluation.
+        ValueError: for no or repeated episodes, no policies, a `model_policy` that is none of them, settings that are
+            no JSON, or an `out_dir` that holds another evaluation.
     """
     out_dir = Path(out_dir)
     radii = [float(radius) for radius in ([radius_m] if isinstance(radius_m, (int, float)) else radius_m)]
-    _check_request(policies, episode_ids, radii)
-    fingerprint = _fingerprint(settings, radii, split, max_steps)
+    _check_request(policies, model_policy, episode_ids, radii)
+    request = {
+        "settings": dict(settings),
+        "radii_m": radii,
+        "split": split,
+        "max_steps": max_steps,
+        # Only its episodes have pictures.
+        "model_policy": model_policy,
+    }
+    # As it will be read back: tuples become lists, and keys texts.
+    request = json.loads(strict_json(request))
     state = PartialState()
     # Every process reads for itself, so that a refusal ends all of them; nobody writes before all have read.
-    done = {} if overwrite else _finished(out_dir, fingerprint)
+    done = {} if overwrite else _finished(out_dir, request)
     state.wait_for_everyone()
     if state.is_main_process:
-        _begin(out_dir, fingerprint, done)
+        _begin(out_dir, request, done)
     state.wait_for_everyone()
 
     share = episode_ids[state.process_index :: state.num_processes]
@@ -116,9 +126,13 @@ def evaluate_policies(
     return summary
 
 
-def _check_request(policies: Mapping[str, Policy], episode_ids: Sequence[str], radii: Sequence[float]) -> None:
+def _check_request(
+    policies: Mapping[str, Policy], model_policy: str, episode_ids: Sequence[str], radii: Sequence[float]
+) -> None:
     if not policies:
         raise ValueError("no policies to evaluate; give at least one")
+    if model_policy not in policies:
+        raise ValueError(f"model_policy is {model_policy!r}; expected one of the policies {', '.join(policies)}")
     if not episode_ids:
         raise ValueError("no episodes to evaluate; give at least one episode id")
     if len(set(episode_ids)) != len(episode_ids):
@@ -128,28 +142,19 @@ def _check_request(policies: Mapping[str, Policy], episode_ids: Sequence[str], r
         raise ValueError(f"radius_m is {radii}; expected one or more success radii above 0 metres")
 
 
-def _fingerprint(
-    settings: Mapping[str, Any], radii: Sequence[float], split: str | None, max_steps: int | None
-) -> dict[str, Any]:
-    """What must be equal for finished episodes to count; policies and episodes may be added."""
-    request = {"settings": dict(settings), "radii_m": list(radii), "split": split, "max_steps": max_steps}
-    values = json.loads(strict_json(request))
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return {"fingerprint": digest, **values}
-
-
-def _finished(out_dir: Path, fingerprint: Mapping[str, Any]) -> dict[tuple[str, str], EpisodeRecord]:
-    """Read the finished episodes of an earlier, equal evaluation."""
+def _finished(out_dir: Path, request: Mapping[str, Any]) -> dict[tuple[str, str], EpisodeRecord]:
+    """Read the finished episodes of an earlier evaluation of equal settings; policies and episodes may be added."""
     path = out_dir / SETTINGS_FILE
     if not path.exists():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
-    if before["fingerprint"] != fingerprint["fingerprint"]:
-        old, new = {**before, **before["settings"]}, {**fingerprint, **fingerprint["settings"]}
+    # By value, so that 90 and 90.0 are equal.
+    if before != request:
+        old, new = _flat(before), _flat(request)
         changed = sorted(
-            f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-            for key in (set(old) | set(new)) - {"fingerprint", "settings"}
-            if old.get(key) != new.get(key)
+            f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
+            for key in set(old) | set(new)
+            if key not in old or key not in new or old[key] != new[key]
         )
         raise ValueError(
             f"{out_dir} holds an evaluation with other settings ({'; '.join(changed)}); give another folder, or ask "
@@ -161,7 +166,13 @@ def _finished(out_dir: Path, fingerprint: Mapping[str, Any]) -> dict[tuple[str, 
     return {record.key: record for record in records}
 
 
-def _begin(out_dir: Path, fingerprint: Mapping[str, Any], done: Mapping[tuple[str, str], EpisodeRecord]) -> None:
+def _flat(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their own names, the others beside them: a caller may have a ``max_steps`` of its own."""
+    own = {key: value for key, value in request.items() if key != "settings"}
+    return {**own, **{f"settings.{key}" if key in own else key: v for key, v in request.get("settings", {}).items()}}
+
+
+def _begin(out_dir: Path, request: Mapping[str, Any], done: Mapping[tuple[str, str], EpisodeRecord]) -> None:
     """Gather what earlier processes left in one file, so that their number may change between runs."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_records(out_dir / EPISODES_FILE, done.values())
@@ -169,7 +180,7 @@ def _begin(out_dir: Path, fingerprint: Mapping[str, Any], done: Mapping[tuple[st
     stale = [] if done else (out_dir / PICTURES_FOLDER).glob("*.png")
     for path in (*out_dir.glob(_PART_FILES), *stale):
         path.unlink()
-    write_json_atomic(out_dir / SETTINGS_FILE, fingerprint)
+    write_json_atomic(out_dir / SETTINGS_FILE, request)
 
 
 def _merge(out_dir: Path, policies: Mapping[str, Policy], episode_ids: Sequence[str]) -> list[EpisodeRecord]:

@@ -59,7 +59,8 @@ def summarise(
     """Aggregate records to what `summary.json` holds.
 
     Every policy's entry is that of `pgn_vln.evaluation.metrics.aggregate`, with ``by_distance`` and ``by_level``: the
-    success rate within bins of the shortest path's length, and for each level.
+    success rate within bins of the shortest path's length, and for each level. ``model_policy`` is None where that
+    policy has no records.
 
     Raises:
         ValueError: without records, or if the policies were not run on the same episodes.
@@ -81,7 +82,7 @@ def summarise(
         "split": split,
         "episodes": len(episodes[names[0]]),
         "success_radius_m": radius_m,
-        "model_policy": model_policy,
+        "model_policy": model_policy if model_policy in by_policy else None,
         "settings": dict(settings or {}),
         "versions": package_versions(),
         "policies": {name: _summarise_policy(by_policy[name], radius_m) for name in names},

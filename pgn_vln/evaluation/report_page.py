@@ -59,6 +59,10 @@ Square brackets are 95 % intervals (Wilson's for SR, OSR and stop, normal for th
 {% if gallery %}
 {% set failures = gallery|rejectattr("succeeded")|list|length %}
 <h2 id="episodes">Episodes of {{ summary.model_policy }}</h2>
+{% if gallery|length < summary.episodes %}
+<p class="note">{{ gallery|length }} of {{ summary.episodes }} episodes have a picture.
+The counts below are of these.</p>
+{% endif %}
 <input type="radio" name="show" id="all" checked><label for="all">all ({{ gallery|length }})</label>
 <input type="radio" name="show" id="only-failed"><label for="only-failed">failures ({{ failures }})</label>
 <input type="radio" name="show" id="only-success">

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
+from modeling_pgn.prompting_pgn import SPECIAL_TOKENS
 from pgn_vln.data.builder import data_fingerprint, load_windows, prepare_table
 from pgn_vln.data.episodes import BadEpisodeError, FrameError
 from pgn_vln.data.transform import EpochCallback
@@ -96,6 +97,68 @@ def test_skipping_counts_and_logs_and_the_cache_remembers(folder, tmp_path, capl
         report = builder.report()
         assert (report.episodes, report.frames, len(report.bad)) == (2, 7, 1)
         assert "traj_a.json is not valid JSON" in caplog.text
+
+
+def first_step(change):
+    def edit(path):
+        data = json.loads(path.read_text())
+        data["steps"][0].update(change)
+        path.write_text(json.dumps(data))
+
+    return edit
+
+
+def say(text):
+    def edit(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "instruction": text}))
+
+    return edit
+
+
+def enlarge(path):
+    # 200,000 pixels in a file of a few bytes, where Pillow is told to refuse more than 2,000.
+    Image.new("L", (500, 400)).save(path.parent / "ep_a_images" / "000.png")
+
+
+def break_link(path):
+    path.unlink()
+    path.symlink_to("nowhere.json")
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (first_step({"pose": 3}), "step 0 pose is 3; expected a list of finite numbers"),
+        (first_step({"pose": [None]}), "step 0 pose is [None]"),
+        (first_step({"pose": "12"}), "step 0 pose is '12'"),
+        (first_step({"pose": [10**400]}), "step 0 pose is [1000"),
+        (first_step({"pose": [float("nan")]}), "step 0 pose is [nan]"),
+        (first_step({"image_path": "x" * 300}), "cannot be read (File name too long)"),
+        (first_step({"image_path": "\ud800.png"}), "step 0 image_path is '\\ud800.png'; expected a file name"),
+        (first_step({"image_path": "a\0b"}), "step 0 image_path is 'a\\x00b'"),
+        (enlarge, "000.png: image cannot be decoded (Image size (200000 pixels) exceeds limit of 2000 pixels"),
+        (lambda path: path.write_text("[" * 100_000), "traj_a.json is not valid JSON (nested too deeply)"),
+        (break_link, "traj_a.json cannot be read (No such file or directory)"),
+        (say("red \ud800 chair"), "expected text without lone surrogates"),
+        *((say(f"Find {token}."), f"contains the special token {token!r}") for token in SPECIAL_TOKENS),
+    ],
+)
+def test_whatever_is_wrong_with_one_episode_skips_that_episode(folder, tmp_path, monkeypatch, damage, reason):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    damage(folder / "traj_a.json")
+    builder = prepare_table("episodes", folder, cache_dir=tmp_path / "cache", on_bad_episode="skip")
+    assert builder.as_dataset(split="train")["episode_id"][:] == ["b", "c"]
+    (bad,) = builder.report().bad
+    assert bad.file == str(folder / "traj_a.json") and reason in bad.reason
+    with pytest.raises(BadEpisodeError, match=r"traj_a\.json"):
+        prepare_table("episodes", folder, cache_dir=tmp_path / "cache")
+
+
+def test_a_file_name_that_is_no_utf8_is_refused_in_words(folder, tmp_path):
+    (folder / os.fsdecode(b"traj_\xff.json")).write_bytes((folder / "traj_a.json").read_bytes())
+    builder = prepare_table("episodes", folder, cache_dir=tmp_path / "cache", on_bad_episode="skip")
+    (bad,) = builder.report().bad
+    assert bad.file.endswith("traj_\\udcff.json") and "expected traj_a.json" in bad.reason
 
 
 def test_nothing_left_is_an_error_even_when_skipping(tmp_path, write_episode):

@@ -159,6 +159,21 @@ def test_validation_reports_counts_refusals_and_warnings(folder):
     assert "2 episodes, 7 frames" in str(report) and "refused" in str(report)
 
 
+def test_validation_shows_a_bar_on_a_terminal_only(folder, capsys, monkeypatch):
+    validate_trajectories(folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    validate_trajectories(folder)
+    assert "validating" in capsys.readouterr().err
+
+
+def test_values_nested_too_deeply_to_be_shown(folder):
+    path, depth = folder / "traj_a.json", 900
+    path.write_text(path.read_text().replace('"Find the red chair."', "[" * depth + "]" * depth))
+    reason = refusal(path)
+    assert "nested too deeply" in reason or reason.startswith("instruction is [[")
+
+
 def test_generation_settings(folder):
     assert read_generation_settings(folder) is None
     (folder / "generation.json").write_text('{"turn_degrees": 30}')

@@ -8,7 +8,7 @@ from pgn_vln.data.windows import all_windows, random_window
     [
         (5, "window", 2, [(0, 1), (0, 2), (0, 3), (1, 4), (2, 5)]),
         (3, "window", None, [(0, 1), (0, 2), (0, 3)]),
-        (3, "window", 0, [(0, 1), (1, 2), (2, 3)]),
+        (3, "window", 1, [(0, 1), (0, 2), (1, 3)]),
         (1, "window", 8, [(0, 1)]),
         (7, "stream", 3, [(0, 3), (3, 6), (6, 7)]),
         (6, "stream", 3, [(0, 3), (3, 6)]),
@@ -58,8 +58,10 @@ def test_random_windows_are_reproducible_and_differ():
     "steps, layout, history, message",
     [
         (5, "stram", 3, "prompt_layout is 'stram'; expected one of stream, window"),
-        (5, "stream", 0, "history_frames is 0; expected 1 or more"),
-        (5, "window", -1, "history_frames is -1; expected 0 or more"),
+        (5, "stream", 0, "history_frames is 0; expected a whole number of 1 or more, or none for whole episodes; set"),
+        (5, "window", 0, "history_frames is 0; expected a whole number of 1 or more"),
+        (5, "window", -1, "history_frames is -1; expected a whole number of 1 or more"),
+        (5, "window", 1.5, "history_frames is 1.5; expected a whole number of 1 or more"),
         (0, "window", 3, "an episode of 0 steps"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,62 @@ def test_interrupted_evaluation_goes_on(tmp_path, caplog):
     assert not list(tmp_path.glob("*.part-*"))
 
 
+def test_the_number_of_processes_may_change_between_runs(tmp_path):
+    reference = evaluate(tmp_path / "straight", OpenField(4))
+    lines = (tmp_path / "straight" / "episodes.jsonl").read_text().splitlines(keepends=True)
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        evaluate(out, OpenField(4), {"model": KilledAfter(0), "lost": Walker(None)})
+    # What three processes would have left: walk_1 and walk_2 of each policy, in parts that one process does not write.
+    for number, line in enumerate((lines[0], lines[1], lines[4] + lines[5])):
+        (out / f"episodes.part-{number}.jsonl").write_text(line)
+    env = OpenField(4)
+    summary = evaluate(out, env)
+    assert env.resets == ["walk_3"] * 2 + ["walk_4"] * 2 and summary["policies"] == reference["policies"]
+    assert not list(out.glob("*.part-*"))
+
+
+def test_settings_are_compared_by_value(tmp_path):
+    evaluate(tmp_path, OpenField(2), settings={"fov": 90, "size": (2, 3), "by_turn": {15: "a"}, "seed": 0})
+    env = OpenField(2)
+    evaluate(tmp_path, env, settings={"seed": 0, "by_turn": {"15": "a"}, "size": [2, 3], "fov": 90.0})
+    assert env.resets == []
+    with pytest.raises(ValueError, match=r"\(fov: 90.0 -> 79; size: \[2, 3\] -> 'absent'\)"):
+        evaluate(tmp_path, env, settings={"seed": 0, "by_turn": {15: "a"}, "fov": 79})
+    # Its pictures would be shown under another policy's name.
+    with pytest.raises(ValueError, match="model_policy: 'model' -> 'lost'"):
+        evaluate(
+            tmp_path, env, settings={"seed": 0, "by_turn": {15: "a"}, "size": [2, 3], "fov": 90}, model_policy="lost"
+        )
+
+
+class Nowhere(OpenField):
+    """Its goals are unreachable, or their distance is unknown."""
+
+    def __init__(self, distance):
+        super().__init__(2)
+        self.distance = distance
+
+    def geodesic(self, a, b):
+        return self.distance
+
+
+@pytest.mark.parametrize("distance", [math.nan, math.inf])
+def test_files_are_strict_json_whatever_is_unknown(tmp_path, distance):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    summary = evaluate(tmp_path, Nowhere(distance), pictures=1)
+    lines = (tmp_path / "episodes.jsonl").read_text().splitlines()
+    assert len(lines) == 4 and all(
+        json.loads(line, parse_constant=refuse)["metrics"]["ne_m"] is None for line in lines
+    )
+    for name in ("summary.json", "settings.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+    assert summary["policies"]["model"]["sr_1m"] == 0.0 and summary["policies"]["model"]["ne_m"] is None
+    assert "nan" not in (tmp_path / "report.html").read_text().lower()
+
+
 def test_policies_and_episodes_may_be_added(tmp_path):
     evaluate(tmp_path, OpenField(2), {"model": Walker(2)})
     env = OpenField(3)
@@ -110,6 +167,8 @@ def test_max_steps_cuts_off(tmp_path):
         ({"episode_ids": []}, "no episodes"),
         ({"episode_ids": ["walk_1", "walk_1"]}, r"\['walk_1'\] are given more than once"),
         ({"radius_m": [1.0, -1.0]}, r"radius_m is \[1.0, -1.0\]"),
+        ({"model_policy": "tuned"}, "model_policy is 'tuned'; expected one of the policies model, lost"),
+        ({"settings": {"seed": math.nan}}, "JSON"),
     ],
 )
 def test_requests_that_make_no_sense(tmp_path, changes, message):

@@ -135,6 +135,20 @@ def test_page_escapes_what_data_sets_say(tmp_path):
     assert image["alt"] == evil  # what a browser would show as text
 
 
+def test_page_counts_pictures_and_names_no_policy_that_is_missing(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "e1.png").write_bytes(b"png")
+    records = [make_record(), make_record(episode_id="e2", distances=(4.0, 3.0, 2.0))]
+    write_report(tmp_path, records, 1.0)
+    text = (tmp_path / "report.html").read_text()
+    assert "1 of 2 episodes have a picture" in text and "failures (0)" in text and "successes (1)" in text
+    assert write_report(tmp_path, records, 1.0, model_policy="tuned")["model_policy"] is None
+    text = (tmp_path / "report.html").read_text()
+    assert "Episodes of" not in text and 'class="model"' not in text
+    write_report(tmp_path, records[:1], 1.0)
+    assert "have a picture" not in (tmp_path / "report.html").read_text()
+
+
 def test_picture_names_stay_in_their_folder():
     names = [picture_name(name) for name in ("a/b", "..", "../x", ".hidden", "a b", "house_val_0")]
     assert not any("/" in name or name.startswith(".") for name in names)
