@@ -18,8 +18,9 @@ demo: install
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
 	$(BIN)/accelerate launch --config_file recipes/accelerate_cpu.yaml train_vln.py \
-		recipes/vln_houses_tiny.yaml --resume last
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCS) -m pgn_vln evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100
+		recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCS) -m pgn_vln evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100 \
+		--use_cpu true
 
 demo-clean:
 	rm -rf $(DEMO)
@@ -40,6 +41,8 @@ system:
 	test -z "$$missing" || echo "missing system packages; type: sudo apt-get install" $$missing
 
 $(VENV)/.installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; type: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

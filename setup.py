@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SIM = ["panda3d>=1.10.14", "scipy>=1.11", "matplotlib>=3.8", "jinja2>=3.1"]
+SIM = ["panda3d>=1.10.14", "scipy>=1.11", "jinja2>=3.1"]
 TRAIN = ["deepspeed>=0.16", "tensorboard>=2.15"]
 TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "ruff>=0.8"]
 
@@ -15,7 +15,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["modeling_pgn", "pgn_vln", "pgn_vln.*"]),
     py_modules=["configuration_pgn", "processing_pgn"],
     package_data={"pgn_vln": ["assets/*"]},

@@ -10,7 +10,7 @@
     torchrun --nproc_per_node 8 train_vln.py recipes/vln_houses_tiny.yaml --deepspeed ds_configs/zero2.json
 
     # go on after an interruption
-    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --resume last
+    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
 
 The run directory (`output_dir`) then holds the model with its code and processor, checkpoints, `recipe.yaml` (the
 arguments as run), `versions.json`, `metrics.jsonl`, TensorBoard events, and a model card.
@@ -19,7 +19,7 @@ arguments as run), `versions.json`, `metrics.jsonl`, TensorBoard events, and a m
 import logging
 
 import torch
-from transformers import Trainer, set_seed
+from transformers import set_seed
 
 from pgn_vln.arguments import parse_arguments, plain_errors
 from pgn_vln.data.builder import load_windows
@@ -28,7 +28,7 @@ from pgn_vln.data.transform import EpochCallback
 from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
 from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
 from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
-from pgn_vln.training.record import MetricsFile, write_card, write_run
+from pgn_vln.training.record import MetricsFile, NavigationTrainer, write_run
 
 logger = logging.getLogger("train_vln")
 
@@ -44,34 +44,39 @@ def main():
     )
     set_seed(training_args.seed)
 
-    with plain_errors():
-        ################
-        # Model
-        ################
-        resume = find_resume(training_args.resume, training_args.output_dir)
-        model, processor = load_model(
-            model_args.model_name_or_path, resume, attn_implementation=model_args.attn_implementation
-        )
-        model.config.navigation = data_args.navigation_settings(model.config.navigation)
-        model.config.check()
-        prompt = processor.navigation_prompt(model.config.navigation)
+    ################
+    # Model
+    ################
+    resume = find_resume(training_args.resume_from_checkpoint, training_args.output_dir)
+    model, processor = load_model(
+        model_args.model_name_or_path, resume, attn_implementation=model_args.attn_implementation
+    )
+    model.config.navigation = data_args.navigation_settings(model.config.navigation)
+    model.config.check()
+    prompt = processor.navigation_prompt(model.config.navigation)
 
-        ################
-        # Data
-        ################
-        with training_args.main_process_first(desc="building windows"):
-            settings = data_args.window_settings()
-            train_windows = load_windows(
-                data_args.train_dir, **settings, windows=data_args.windows, seed=training_args.seed
-            )
-            eval_windows = load_windows(data_args.eval_dir, **settings) if data_args.eval_dir else None
+    ################
+    # Data
+    ################
+    with training_args.main_process_first(desc="building windows"):
+        settings = data_args.window_settings()
+        train_windows = load_windows(
+            data_args.train_dir,
+            **settings,
+            image_root=data_args.image_root,
+            windows=data_args.windows,
+            seed=training_args.seed,
+        )
+        eval_windows = None
+        if data_args.eval_dir:
+            eval_windows = load_windows(data_args.eval_dir, **settings, image_root=data_args.eval_image_root)
 
     ################
     # Training
     ################
     logger.info("parameters\n%s", parameter_table(model))
     make_output_dir(training_args)
-    trainer = Trainer(
+    trainer = NavigationTrainer(
         model=model,
         args=training_args,
         train_dataset=train_windows,
@@ -81,6 +86,12 @@ def main():
         compute_metrics=ActionAccuracy(prompt),
         preprocess_logits_for_metrics=predicted_ids,
         callbacks=[MetricsFile()],
+        card={
+            "base": model_args.model_name_or_path,
+            "data": data_args.train_dir,
+            "windows": len(train_windows),
+            "navigation": model.config.navigation,
+        },
     )
     if data_args.windows == "random":
         trainer.add_callback(EpochCallback(train_windows))
@@ -91,18 +102,10 @@ def main():
     ################
     # Save and push
     ################
-    metrics = trainer.evaluate() if eval_windows is not None else {}
+    if eval_windows is not None:
+        trainer.evaluate()
     trainer.save_model()
-    if training_args.should_save:
-        write_card(
-            training_args.output_dir,
-            base=model_args.model_name_or_path,
-            data=data_args.train_dir,
-            windows=len(train_windows),
-            steps=trainer.state.global_step,
-            navigation=model.config.navigation,
-            metrics={name: round(value, 4) for name, value in metrics.items()} or "none",
-        )
+    trainer.create_model_card()
     if training_args.push_to_hub:
         trainer.push_to_hub()
     logger.info("wrote %s; next: pgn evaluate vln --model %s", training_args.output_dir, training_args.output_dir)
@@ -112,4 +115,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with plain_errors():
+        main()

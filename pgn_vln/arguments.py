@@ -1,7 +1,8 @@
 """One parser for every script and command: dataclasses, filled from a YAML recipe and command-line overrides."""
 
-import logging
+import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,24 @@ from pathlib import Path
 import yaml
 from trl import TrlParser
 
-logger = logging.getLogger(__name__)
+_ROOT = Path(__file__).resolve().parent.parent
+_OUR_FOLDERS = {
+    _ROOT, *(path.parent for name in ("modeling_pgn", "pgn_vln") for path in (_ROOT / name).rglob("*.py"))
+}  # fmt: skip
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End with one plain sentence and exit status 2 where the input was wrong; the traceback goes to the debug log."""
+    """End with one plain sentence and exit status 2 where our own code refused an input.
+
+    Errors that a library raises keep their traceback. PGN_TRACEBACK=1 keeps it for all.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
-        logger.debug("where it was raised", exc_info=True)
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if os.environ.get("PGN_TRACEBACK") or raised_in.parent not in _OUR_FOLDERS:
+            raise
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
 

@@ -1,8 +1,10 @@
 """`pgn evaluate vln`: a checkpoint walks through unseen houses, beside three baselines."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -26,19 +28,23 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "Of the houses and of the random baseline."})
     max_steps: int | None = field(default=None, metadata={"help": "Actions an episode may take; default the level's."})
     pictures: int | None = field(default=None, metadata={"help": "Episodes that get a picture; default all."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU where there is an accelerator."})
     overwrite: bool = field(default=False, metadata={"help": "Start again where a report exists."})
 
 
-def _weights(model: str) -> list[str]:
-    """What tells a checkpoint from one that was trained into the same folder later."""
-    files = sorted(Path(model).glob("*.safetensors"))
-    return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+def _weights(model) -> str:
+    """A hash of the weights: it tells a checkpoint from one that was trained into the same folder later."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def run(args: Arguments):
     """Roll out, report, print the table."""
     set_seed(args.seed)
-    state = PartialState()
+    state = PartialState(cpu=args.use_cpu)
     model, processor = load_model(args.model)
     model.to(state.device).eval()
     navigation = model.config.navigation
@@ -67,8 +73,7 @@ def run(args: Arguments):
             env.episodes(),
             out,
             settings={
-                "model": args.model,
-                "weights": _weights(args.model),
+                "weights": _weights(model),
                 "level": args.level,
                 "seed": args.seed,
                 "max_steps": env.max_steps,

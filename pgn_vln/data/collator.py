@@ -1,11 +1,14 @@
 """Windows to a batch: prompts are written, frames are processed, and nothing is padded with frames."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from modeling_pgn.prompting_pgn import IGNORE_INDEX, NavigationPrompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -18,12 +21,13 @@ class NavigationCollator:
     Args:
         processor: a `PGNProcessor`.
         prompt: the prompt of the layout that is trained.
-        max_length: tokens of a sample; a longer one loses its oldest steps.
+        max_length: tokens of a sample; a longer one loses its oldest steps, which is said once.
     """
 
     processor: Any
     prompt: NavigationPrompt
     max_length: int | None = None
+    _warned: bool = field(default=False, init=False)
 
     def __call__(self, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, L]`` and ``pixel_values [F, 3, H, W]``."""
@@ -32,6 +36,15 @@ class NavigationCollator:
             sample = self.prompt.encode(
                 window["instruction"], window["actions"], window["expert_actions"], self.max_length
             )
+            if sample.first_step and not self._warned:
+                self._warned = True
+                logger.warning(
+                    "windows are longer than max_length=%s: the oldest %d of %d steps of one are left out; raise "
+                    "max_length or lower history_frames to train them",
+                    self.max_length,
+                    sample.first_step,
+                    len(window["frames"]),
+                )
             encoded.append(sample)
             frames += window["frames"][sample.first_step :]
         ids = [torch.tensor(sample.input_ids) for sample in encoded]

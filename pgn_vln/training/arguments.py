@@ -22,6 +22,10 @@ class DataArguments:
 
     train_dir: str = field(metadata={"help": "Folder of trajectories (traj_*.json and ep_*_images/) to train on."})
     eval_dir: str | None = field(default=None, metadata={"help": "Folder of trajectories to validate on."})
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder of train_dir's ep_*_images/, where it is another one."}
+    )
+    eval_image_root: str | None = field(default=None, metadata={"help": "The same for eval_dir."})
     prompt_layout: str = field(default="stream", metadata={"help": f"One of {', '.join(PROMPT_LAYOUTS)}."})
     history_frames: int | None = field(
         default=16, metadata={"help": "Frames of history a window holds; null for all from the start."}
@@ -31,6 +35,7 @@ class DataArguments:
     )
     max_length: int = field(default=2048, metadata={"help": "Tokens of a sample, image tokens counted."})
     on_bad_episode: str = field(default="raise", metadata={"help": "raise or skip."})
+    verify_images: bool = field(default=True, metadata={"help": "Decode every frame once, before training."})
     cache_dir: str | None = field(default=None, metadata={"help": "Cache of the datasets library, e.g. one a node."})
     data_num_proc: int | None = field(default=None, metadata={"help": "Processes that build the window table."})
 
@@ -48,11 +53,22 @@ class DataArguments:
 
         Args:
             before: of the model that is trained; it fills in what the episodes do not say.
+
+        Raises:
+            ValueError: the validation episodes were made with another turn, step or field of view.
         """
+        names = ("turn_degrees", "step_m", "hfov_degrees")
         made = read_generation_settings(self.train_dir) or {}
+        validation = (read_generation_settings(self.eval_dir) or {}) if self.eval_dir else {}
+        for name in names:
+            if name in made and validation.get(name, made[name]) != made[name]:
+                raise ValueError(
+                    f"{name} is {made[name]} in the episodes of {self.train_dir} and {validation[name]} in those of "
+                    f"{self.eval_dir}; generate both alike"
+                )
         return {
             **before,
-            **{name: made[name] for name in ("turn_degrees", "step_m", "hfov_degrees") if name in made},
+            **{name: made[name] for name in names if name in made},
             "history_frames": self.history_frames,
             "prompt_layout": self.prompt_layout,
         }
@@ -63,6 +79,7 @@ class DataArguments:
             "prompt_layout": self.prompt_layout,
             "history_frames": self.history_frames,
             "on_bad_episode": self.on_bad_episode,
+            "verify_images": self.verify_images,
             "cache_dir": self.cache_dir,
             "num_proc": self.data_num_proc,
         }
@@ -80,6 +97,6 @@ class VLNTrainingArguments(TrainingArguments):
     report_to: list[str] | None = field(
         default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers, such as tensorboard or wandb."}
     )
-    resume: str | None = field(
+    resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
     )

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_pgn import PGNConfig, PGNForConditionalGeneration, PGNProcessor
 
@@ -15,24 +14,30 @@ def find_resume(resume: str | None, output_dir: str) -> str | None:
     """The checkpoint folder to resume from, or None.
 
     Args:
-        resume: a folder, ``"last"`` for the newest checkpoint in ``output_dir`` (none there: a fresh start), or None.
+        resume: a folder, ``"last"`` for the newest complete checkpoint in ``output_dir`` (none there: a fresh start),
+            or None.
         output_dir: of the run.
 
     Raises:
         ValueError: ``resume`` names no checkpoint folder; or the run exists already and ``resume`` was not given.
     """
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    # The Trainer writes that file last: a folder without it was cut off.
+    last = max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
     if resume is None:
         if last is not None:
             raise ValueError(
-                f"output_dir={output_dir!r} holds a run already (newest checkpoint {Path(last).name}); continue it "
-                "with --resume last, or choose another output_dir"
+                f"output_dir={output_dir!r} holds a run already (newest checkpoint {last.name}); continue it with "
+                "--resume_from_checkpoint last, or choose another output_dir"
             )
         return None
     if resume == "last":
-        return last
+        return None if last is None else str(last)
     if not (Path(resume) / "trainer_state.json").is_file():
-        raise ValueError(f"resume={resume!r} is no checkpoint folder: no trainer_state.json; give one or 'last'")
+        raise ValueError(
+            f"resume_from_checkpoint={resume!r} is no complete checkpoint folder: it has no trainer_state.json; give "
+            "one that has, or 'last'"
+        )
     return resume
 
 
@@ -48,17 +53,16 @@ def load_model(name_or_path: str, resume: str | None = None, **kwargs) -> tuple[
         ValueError: the folder does not exist, or holds no PGN; processor and model do not belong together.
     """
     source = resume or name_or_path
-    looks_local = Path(source).is_absolute() or source.count("/") != 1
+    looks_local = Path(source).is_absolute() or source.count("/") != 1 or Path(source).parent.is_dir()
     if looks_local and not (Path(source) / "config.json").is_file():
         raise ValueError(
-            f"model_name_or_path={source!r} is no checkpoint: there is no config.json; make a tiny one with "
-            f"'pgn new --out {source}', or give a folder or Hub name that has one"
+            f"the model {source!r} is no checkpoint: there is no config.json; make a tiny one with 'pgn new --out "
+            f"{source}', or give a folder or Hub name that has one"
         )
     model_type = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
     if model_type != PGNConfig.model_type:
         raise ValueError(
-            f"model_name_or_path={source!r} holds a model of type {model_type!r}, expected {PGNConfig.model_type!r}; "
-            "give a PGN checkpoint"
+            f"the model {source!r} is of type {model_type!r}, expected {PGNConfig.model_type!r}; give a PGN checkpoint"
         )
     model = PGNForConditionalGeneration.from_pretrained(source, **kwargs)
     processor = PGNProcessor.from_pretrained(source)

@@ -2,39 +2,14 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import yaml
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-from pgn_vln.io import write_json_atomic, write_text_atomic
+from pgn_vln.io import strict_json, write_json_atomic, write_text_atomic
 from pgn_vln.versions import package_versions
-
-
-def write_run(output_dir: str, *argument_groups):
-    """Write ``recipe.yaml`` (the arguments as run, only what differs from the defaults) and ``versions.json``."""
-    merged = {}
-    for group in argument_groups:
-        for field in dataclasses.fields(group):
-            value = getattr(group, field.name)
-            default = field.default_factory() if callable(field.default_factory) else field.default
-            if field.init and value != default and isinstance(value, str | int | float | bool | list):
-                merged[field.name] = value
-    # Enum values of the Trainer (schedulers, strategies) are strings that yaml would tag.
-    plain = json.loads(json.dumps(merged))
-    write_text_atomic(Path(output_dir) / "recipe.yaml", yaml.safe_dump(plain, sort_keys=True))
-    write_json_atomic(Path(output_dir) / "versions.json", package_versions())
-
-
-class MetricsFile(TrainerCallback):
-    """Append everything the Trainer logs to ``metrics.jsonl``, one JSON object a line."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Called by the Trainer with each log; only the first process writes."""
-        if state.is_world_process_zero and logs:
-            with (Path(args.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
 
 CARD = """---
 library_name: transformers
@@ -56,8 +31,62 @@ action = navigator.act(frame)  # a PIL image, or uint8 [height, width, 3]
 Trained from `{base}` on `{data}` ({windows} windows), {steps} steps; the arguments are in `recipe.yaml`.
 Navigation settings: {navigation}. Last validation: {metrics}.
 """
+# Values that a recipe can hold.
+_PLAIN = str | int | float | bool | list | dict | None
 
 
-def write_card(output_dir: str, **values):
-    """Write the model card ``README.md`` of a run; ``values`` fill `CARD`."""
-    write_text_atomic(Path(output_dir) / "README.md", CARD.format(name=Path(output_dir).name, **values))
+def write_run(output_dir: str, *argument_groups):
+    """Write ``recipe.yaml`` (the arguments as run, only what differs from the defaults) and ``versions.json``."""
+    merged = {}
+    for group in argument_groups:
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            # The folder may be pushed to a Hub.
+            secret = field.name.endswith("_token")
+            if field.init and not secret and value != default and isinstance(value, _PLAIN):
+                merged[field.name] = value
+    # Enum values of the Trainer (schedulers, strategies) are strings that yaml would tag.
+    plain = json.loads(json.dumps(merged))
+    write_text_atomic(Path(output_dir) / "recipe.yaml", yaml.safe_dump(plain, sort_keys=True))
+    write_json_atomic(Path(output_dir) / "versions.json", package_versions())
+
+
+class MetricsFile(TrainerCallback):
+    """Append everything the Trainer logs to ``metrics.jsonl``, one JSON object a line; NaN and infinity are null."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """After a resume, drop what the interrupted run logged behind its last checkpoint."""
+        path = Path(args.output_dir) / "metrics.jsonl"
+        if state.is_world_process_zero and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text_atomic(path, "".join(x for x in lines if json.loads(x)["step"] <= state.global_step))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Called by the Trainer with each log; only the first process writes."""
+        if state.is_world_process_zero and logs:
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
+            with (Path(args.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(strict_json({"step": state.global_step, **finite}) + "\n")
+
+
+class NavigationTrainer(Trainer):
+    """The Trainer, with our model card in place of its own.
+
+    Args:
+        card: what the card says of the run: ``base``, ``data``, ``windows``, ``navigation``.
+    """
+
+    def __init__(self, *args, card: dict, **kwargs):
+        self.card = card
+        super().__init__(*args, **kwargs)
+
+    def create_model_card(self, **kwargs):
+        """Write ``README.md``; the Trainer calls this before it pushes."""
+        if not self.is_world_process_zero():
+            return
+        validation = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        shown = {k: round(v, 4) for k, v in validation[-1].items() if k.startswith("eval_a")} if validation else "none"
+        name = self.hub_model_id if self.args.push_to_hub else self.args.output_dir
+        text = CARD.format(name=name, steps=self.state.global_step, metrics=shown, **self.card)
+        write_text_atomic(Path(self.args.output_dir) / "README.md", text)

@@ -28,11 +28,12 @@ def test_a_batch(processor, make_frames, layout):
     assert torch.equal(batch["pixel_values"], expected)
 
 
-def test_frames_of_dropped_steps_are_dropped_too(processor, make_frames):
+def test_frames_of_dropped_steps_are_dropped_too(processor, make_frames, caplog):
     prompt = NavigationPrompt(processor.tokenizer, 8, "stream")
     frames, actions = make_frames(4), [1, 2, 3, 0]
     limit = len(prompt.encode("walk to the red chair", actions[1:], actions[1:]).input_ids)
     batch = NavigationCollator(processor, prompt, max_length=limit)([window(frames, actions)])
+    assert f"max_length={limit}: the oldest 1 of 4 steps" in caplog.text
     assert batch["input_ids"].shape == (1, limit)
     expected = processor.image_processor(frames[1:], return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], expected)

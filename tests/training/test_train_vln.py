@@ -75,8 +75,8 @@ def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
     out = tmp_path / "vln"
     shutil.copytree(finished / "checkpoint-4", out / "checkpoint-4")
     refused = run_script("train_vln.py", recipe, "--output_dir", out, ok=False)
-    assert "error: output_dir" in refused.stderr and "--resume last" in refused.stderr
-    run_script("train_vln.py", recipe, "--output_dir", out, "--resume", "last")
+    assert "error: output_dir" in refused.stderr and "--resume_from_checkpoint last" in refused.stderr
+    run_script("train_vln.py", recipe, "--output_dir", out, "--resume_from_checkpoint", "last")
     assert min(logged(out, "loss")) == 5
     expected, found = (load_file(folder / "model.safetensors") for folder in (finished, out))
     for name, value in expected.items():
@@ -86,7 +86,7 @@ def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
 @pytest.mark.parametrize("windows", ["all", "random"])
 def test_two_processes_learn_what_one_does(windows, recipe, run_script, tmp_path):
     """Data-parallel training over gloo; the loss of the global batch is that of one process."""
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     options = ("--windows", windows, "--save_strategy", "no", "--eval_strategy", "no")
     run_script("train_vln.py", recipe, "--output_dir", tmp_path / "one", *options)
     run_script(
@@ -101,7 +101,7 @@ def test_two_processes_learn_what_one_does(windows, recipe, run_script, tmp_path
 
 def test_deepspeed_zero2(recipe, run_script, tmp_path):
     """ZeRO-2 on the CPU gives the losses of plain training."""
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "0")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
     options = ("--save_strategy", "no", "--eval_strategy", "no", "--max_steps", "3")
     run_script("train_vln.py", recipe, "--output_dir", tmp_path / "plain", *options)
     run_script(
@@ -120,8 +120,8 @@ def test_deepspeed_zero2(recipe, run_script, tmp_path):
     [
         (("no_such.yaml",), "the recipe 'no_such.yaml' does not exist"),
         (("RECIPE", "--prompt_layout", "dense"), "prompt_layout='dense' is not known; choose one of stream, window"),
-        (("RECIPE", "--model_name_or_path", "nowhere"), "model_name_or_path='nowhere' is no checkpoint"),
-        (("RECIPE", "--resume", "nowhere"), "resume='nowhere' is no checkpoint folder"),
+        (("RECIPE", "--model_name_or_path", "nowhere"), "the model 'nowhere' is no checkpoint"),
+        (("RECIPE", "--resume_from_checkpoint", "nowhere"), "resume_from_checkpoint='nowhere' is no complete"),
         (("RECIPE", "--train_dir", "nowhere"), "nowhere"),
         (("RECIPE", "--history_frames", "0"), "history_frames"),
     ],
