@@ -32,7 +32,7 @@ def test_unknown_commands_and_values_are_named(tmp_path):
     assert "no_such_field" in pgn("new", "--out", tmp_path / "m", "--no_such_field", "1", ok=False).stderr
 
 
-def test_generate_then_validate_then_break(tmp_path):
+def test_generate_then_validate_then_break(tmp_path, needs_renderer):
     folder = tmp_path / "episodes"
     options = ("--level", "one_room", "--split", "val", "--image_size", "32", "--out", folder)
     out = pgn("episodes", "generate", *options, "--episodes", "2").stdout
@@ -47,7 +47,7 @@ def test_generate_then_validate_then_break(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_dir, tmp_path_factory):
+def evaluated(tiny_dir, tmp_path_factory, needs_renderer):
     out = tmp_path_factory.mktemp("evaluation") / "report"
     done = pgn("evaluate", "vln", "--model", tiny_dir, "--episodes", 4, "--max_steps", 12, "--out", out)
     return out, done.stdout
@@ -69,17 +69,8 @@ def test_evaluation_writes_a_report(evaluated):
 
 def test_evaluation_is_the_same_in_two_processes(evaluated, tiny_dir, tmp_path):
     expected = json.loads((evaluated[0] / "summary.json").read_text())
-    launcher = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        2,
-        "--master_port",
-        0,
-        "-m",
-        "pgn_vln",
-    )
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    launcher = (*torchrun, "-m", "pgn_vln")
     pgn(
         "evaluate", "vln", "--model", tiny_dir, "--episodes", 4, "--max_steps", 12, "--out", tmp_path / "two",
         launcher=launcher,

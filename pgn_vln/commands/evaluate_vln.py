@@ -44,7 +44,8 @@ def _weights(model) -> str:
 def run(args: Arguments):
     """Roll out, report, print the table."""
     set_seed(args.seed)
-    state = PartialState(cpu=args.use_cpu)
+    # Unless told so, accelerate does not join the processes of a machine without accelerators.
+    state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
     model, processor = load_model(args.model)
     model.to(state.device).eval()
     navigation = model.config.navigation

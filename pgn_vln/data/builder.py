@@ -26,6 +26,7 @@ from pgn_vln.data import windows as windows_module
 from pgn_vln.data.episodes import BadEpisodeError, Episode, EpisodeReport, iter_trajectories, list_trajectories
 from pgn_vln.data.transform import DecodeFrames, EpochWindows
 from pgn_vln.data.windows import PromptLayout, all_windows, check_window_settings
+from pgn_vln.formats import images_folder
 from pgn_vln.io import write_json_atomic
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ def data_fingerprint(trajectory_dir: str | Path, image_root: str | Path | None =
     files = list_trajectories(trajectory_dir)
     root = Path(image_root) if image_root is not None else Path(trajectory_dir)
     for path in files:
-        frames = root / f"ep_{path.stem.removeprefix('traj_')}_images"
+        frames = root / images_folder(path.stem.removeprefix("traj_"))
         size, written = _size_and_time(path)
         _, changed = _size_and_time(frames)
         digest.update(os.fsencode(path.name) + f"\0{size}\0{written}\0{changed}\n".encode())

@@ -38,7 +38,7 @@ def small_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def episodes_dir(tmp_path_factory):
+def episodes_dir(tmp_path_factory, needs_renderer):
     """Eight one-room episodes at 32x32 pixels."""
     from pgn_vln.navigation.generate import generate_episodes
 

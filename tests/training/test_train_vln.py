@@ -87,18 +87,20 @@ def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
 def test_two_processes_learn_what_one_does(windows, recipe, run_script, tmp_path):
     """Data-parallel training over gloo; the loss of the global batch is that of one process."""
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    options = ("--windows", windows, "--save_strategy", "no", "--eval_strategy", "no")
-    run_script("train_vln.py", recipe, "--output_dir", tmp_path / "one", *options)
+    # Without drop_last, accelerate fills up the last batch of an epoch with samples from its beginning.
+    options = ("--windows", windows, "--save_strategy", "no", "--eval_strategy", "no", "--dataloader_drop_last", True)
+    options += ("--per_device_train_batch_size",)
+    run_script("train_vln.py", recipe, "--output_dir", tmp_path / "one", *options, 4)
     run_script(
-        "train_vln.py", recipe, "--output_dir", tmp_path / "two", *options, "--per_device_train_batch_size", 3,
-        launcher=torchrun,
+        "train_vln.py", recipe, "--output_dir", tmp_path / "two", *options, 2, launcher=torchrun,
     )  # fmt: skip
     one, two = logged(tmp_path / "one", "loss"), logged(tmp_path / "two", "loss")
     assert len(one) == len(two) > 2
     for step, loss in one.items():
-        assert abs(loss - two[step]) < 1e-4, (step, one, two)
+        assert abs(loss - two[step]) < 1e-5, (step, one, two)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles an op: it needs the system package g++")
 def test_deepspeed_zero2(recipe, run_script, tmp_path):
     """ZeRO-2 on the CPU gives the losses of plain training."""
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1")
@@ -122,8 +124,8 @@ def test_deepspeed_zero2(recipe, run_script, tmp_path):
         (("RECIPE", "--prompt_layout", "dense"), "prompt_layout='dense' is not known; choose one of stream, window"),
         (("RECIPE", "--model_name_or_path", "nowhere"), "the model 'nowhere' is no checkpoint"),
         (("RECIPE", "--resume_from_checkpoint", "nowhere"), "resume_from_checkpoint='nowhere' is no complete"),
-        (("RECIPE", "--train_dir", "nowhere"), "nowhere"),
-        (("RECIPE", "--history_frames", "0"), "history_frames"),
+        (("RECIPE", "--train_dir", "nowhere"), "nowhere is not a folder; expected one that holds traj_"),
+        (("RECIPE", "--history_frames", "0"), "navigation.history_frames=0, but expected a positive number"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, recipe, run_script, tmp_path):
