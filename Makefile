@@ -13,7 +13,7 @@ DEMO := runs/demo
 
 demo: install
 	@test -e $(DEMO)/pgn-tiny || $(BIN)/pgn new --out $(DEMO)/pgn-tiny
-	$(BIN)/pgn episodes generate --level one_room --split train --episodes 750 --perturb 0.15 \
+	$(BIN)/pgn episodes generate --level one_room --split train --episodes 450 --perturb 0.4 \
 		--out $(DEMO)/episodes/train --num_proc $(PROCS)
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)

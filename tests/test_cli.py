@@ -71,9 +71,10 @@ def test_evaluation_is_the_same_in_two_processes(evaluated, tiny_dir, tmp_path):
     expected = json.loads((evaluated[0] / "summary.json").read_text())
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
     launcher = (*torchrun, "-m", "pgn_vln")
-    pgn(
+    done = pgn(
         "evaluate", "vln", "--model", tiny_dir, "--episodes", 4, "--max_steps", 12, "--out", tmp_path / "two",
         launcher=launcher,
     )  # fmt: skip
+    assert done.stdout.count("report.html") == 1
     found = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert found["policies"] == expected["policies"]
