@@ -1,12 +1,15 @@
 """A model even smaller than tiny, and a few short episodes, so that training runs take seconds."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from modeling_pgn import OpenPanguConfig
+from pgn_vln.formats import images_folder
 from pgn_vln.tiny import build_tiny
 
 SIDE = 32
@@ -39,12 +42,16 @@ def small_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def episodes_dir(tmp_path_factory, needs_renderer):
-    """Eight one-room episodes at 32x32 pixels."""
+    """Eight one-room episodes at 32x32 pixels, the shortest of twenty-four."""
     from pgn_vln.navigation.generate import generate_episodes
 
     out = tmp_path_factory.mktemp("episodes") / "train"
-    report = generate_episodes("one_room", "train", 8, out, image_size=SIDE, progress=False)
-    assert report.episodes == 8
+    report = generate_episodes("one_room", "train", 24, out, image_size=SIDE, progress=False)
+    assert report.episodes == 24
+    by_length = sorted(out.glob("traj_*.json"), key=lambda path: (len(json.loads(path.read_text())["steps"]), path))
+    for path in by_length[8:]:
+        shutil.rmtree(out / images_folder(path.stem.removeprefix("traj_")))
+        path.unlink()
     return out
 
 
