@@ -17,8 +17,8 @@ demo: install
 		--out $(DEMO)/episodes/train --num_proc $(PROCS)
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
-	$(BIN)/accelerate launch --config_file recipes/accelerate_cpu.yaml train_vln.py \
-		recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
+	$(BIN)/accelerate launch --config_file recipes/accelerate_cpu.yaml --num_cpu_threads_per_process $(PROCS) \
+		train_vln.py recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCS) -m pgn_vln evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100 \
 		--use_cpu true
 
