@@ -19,8 +19,8 @@ demo: install
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
 	$(BIN)/accelerate launch --config_file recipes/accelerate_cpu.yaml --num_cpu_threads_per_process $(PROCS) \
 		train_vln.py recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node $(PROCS) -m pgn_vln evaluate vln --model $(DEMO)/vln --level one_room --split test --episodes 100 \
-		--use_cpu true
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node $(PROCS) -m pgn_vln evaluate vln \
+		--model $(DEMO)/vln --level one_room --split test --episodes 100 --use_cpu true
 
 demo-clean:
 	rm -rf $(DEMO)
