@@ -40,7 +40,8 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None 
             unknown fields, and for values a dataclass refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = TrlParser(list(dataclass_types), prog=prog)
+    # Without abbreviations a misspelt field is refused instead of guessed.
+    parser = TrlParser(list(dataclass_types), prog=prog, allow_abbrev=False)
     try:
         if argv and not argv[0].startswith("-"):
             recipe = argv.pop(0)

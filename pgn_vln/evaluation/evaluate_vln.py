@@ -157,8 +157,8 @@ def _finished(out_dir: Path, request: Mapping[str, Any]) -> dict[tuple[str, str]
             if key not in old or key not in new or old[key] != new[key]
         )
         raise ValueError(
-            f"{out_dir} holds an evaluation with other settings ({'; '.join(changed)}); give another folder, or ask "
-            "to overwrite it"
+            f"{out_dir} holds an evaluation with other settings ({'; '.join(changed)}); give another folder "
+            "(--out), or start again with --overwrite true"
         )
     records = read_records(out_dir / EPISODES_FILE)
     for part in sorted(out_dir.glob(_PART_FILES)):

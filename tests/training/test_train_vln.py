@@ -124,6 +124,7 @@ def test_deepspeed_zero2(recipe, run_script, tmp_path):
         (("RECIPE", "--prompt_layout", "dense"), "prompt_layout='dense' is not known; choose one of stream, window"),
         (("RECIPE", "--model_name_or_path", "nowhere"), "the model 'nowhere' is no checkpoint"),
         (("RECIPE", "--resume_from_checkpoint", "nowhere"), "resume_from_checkpoint='nowhere' is no complete"),
+        (("RECIPE", "--learning_rat", "1e-3"), "--learning_rat"),
         (("RECIPE", "--train_dir", "nowhere"), "nowhere is not a folder; expected one that holds traj_"),
         (("RECIPE", "--history_frames", "0"), "navigation.history_frames=0, but expected a positive number"),
     ],
