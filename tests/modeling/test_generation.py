@@ -30,6 +30,20 @@ def test_cache_changes_nothing(model, processor, make_frames, beams):
     assert torch.equal(with_cache, without)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_precomputed_and_shared_frames_generate_the_same(model, processor, make_frames, beams):
+    """Every form of frames is read with the prompt, and not again at each decoding step."""
+    frames = make_frames(2)
+    batch = asked(processor, [frames[0], frames[1], frames[0]], [1, 2])
+    kwargs = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "num_beams": beams}
+    expected = model.generate(**batch, **kwargs)
+    shared = {"input_ids": batch["input_ids"], "frame_index": torch.tensor([0, 1, 0])}
+    tokens = model.model.vision_tower(batch["pixel_values"][:2]).last_hidden_state
+    features = model.get_image_features(vision_features=tokens)
+    assert torch.equal(model.generate(**shared, vision_features=tokens, **kwargs), expected)
+    assert torch.equal(model.generate(**shared, image_features=features, **kwargs), expected)
+
+
 def test_beams_keep_each_samples_frames_together(model, processor, make_frames):
     """Two samples of two frames each: in a batch, with beams, each gives what it gives alone."""
     samples = [asked(processor, make_frames(2, seed=s), [a]) for s, a in ((0, 1), (7, 1))]

@@ -269,5 +269,6 @@ def test_lavis_golden_numbers(request):
         tokens = model.vision_tower(golden["pixel_values"]).last_hidden_state
         queries = model.query_tokens(len(tokens))
         features = model.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
-    assert torch.allclose(tokens, golden["ln_vision_out"], atol=1e-5)
-    assert torch.allclose(features, golden["qformer_out"], atol=1e-5)
+    # With the ViT's own eps (1e-6) in the last norm the difference is larger than this.
+    assert (tokens - golden["ln_vision_out"]).abs().max() < 1e-5
+    assert (features - golden["qformer_out"]).abs().max() < 1e-5
