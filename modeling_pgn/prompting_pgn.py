@@ -232,18 +232,13 @@ class NavigationPrompt:
                 new = self._expand(self._tokenize(piece.text))
                 new_targets = [IGNORE_INDEX] * len(new)
             else:
-                new = self._action_tokens(piece.action, piece)
+                new = self._answer_tokens(piece.action) if piece.close else list(self._history_ids[piece.action])
                 new_targets = [IGNORE_INDEX] * len(new)
                 if piece.label is not None:
                     new_targets = _shared_prefix_targets(new, self._answer_tokens(piece.label))
             ids += new
             targets += new_targets
         return ids, targets
-
-    def _action_tokens(self, action: Action, piece: Segment) -> list[int]:
-        if not piece.close:
-            return list(self._history_ids[action])
-        return self._answer_tokens(action)
 
     def _answer_tokens(self, action: Action) -> list[int]:
         return [*self.answer_ids[action], self.tokenizer.convert_tokens_to_ids(self.close_token(action))]

@@ -91,3 +91,14 @@ def test_public_import_paths():
 
     assert configuration_pgn.PGNConfig is PGNConfig
     assert processing_pgn.PGNProcessor is PGNProcessor
+
+
+def test_the_vendors_config_is_read():
+    """openPangu's own config.json writes `bias` and `rope_theta`, and names remote code that is not used."""
+    config = OpenPanguConfig(
+        architectures=["PanguEmbeddedForCausalLM"], bias=False, rope_theta=5e5, torch_dtype="bfloat16",
+        auto_map={"AutoConfig": "configuration_openpangu_dense.PanguEmbeddedConfig"},
+    )  # fmt: skip
+    assert config.attention_bias is False and not hasattr(config, "bias")
+    assert config.rope_parameters["rope_theta"] == 5e5
+    assert config.dtype is torch.bfloat16

@@ -1,8 +1,10 @@
 """Prompts, character by character, and their tokens with labels, against expectations written by hand."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from modeling_pgn.prompting_pgn import Action, NavigationPrompt, action_names
+from modeling_pgn.prompting_pgn import SPECIAL_TOKENS, Action, NavigationPrompt, action_names
 
 Q = 8
 STOP, FORWARD, LEFT, RIGHT = Action.STOP, Action.MOVE_FORWARD, Action.TURN_LEFT, Action.TURN_RIGHT
@@ -178,3 +180,26 @@ def test_unknown_layout_and_missing_token_are_named(processor, tmp_path):
 def test_training_prompt_needs_as_many_labels_as_actions(stream):
     with pytest.raises(ValueError, match="got 2 actions and 1 labels"):
         stream.encode(GO, [LEFT, LEFT], [LEFT])
+
+
+def test_a_tokenizer_that_merges_across_the_colon_keeps_the_prompt_as_it_is_asked():
+    """Byte-level BPE (Qwen's kind) may know ":move" as one piece; in use the prompt ends with ":" all the same."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator([":move", ":stop", ":turn"] * 50, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>", pad_token="<pad>")
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("taken:move")["input_ids"])[-1] == ":move"
+    prompt = NavigationPrompt(tokenizer, Q, "stream")
+    actions = [FORWARD, LEFT, STOP]
+    trained = prompt.encode(GO, actions, actions)
+    for t in range(len(actions)):
+        asked = prompt.encode(GO, actions[:t]).input_ids
+        assert trained.input_ids[: len(asked)] == asked
+        assert tokenizer.convert_ids_to_tokens(asked[-1]) == ":"
+    supervised = [label for label in trained.labels if label != -100]
+    assert tokenizer.decode(supervised) == "move forward<|frame_sep|>turn left 15 degrees<|frame_sep|>stop<end>"
