@@ -256,7 +256,7 @@ class PGNConfig(PreTrainedConfig):
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "image_size": 64,
-            "patch_size": 8,
+            "patch_size": 16,
         }
         qformer = {
             **scale,

@@ -9,6 +9,7 @@ COMMANDS = {
     ("new",): ("new", "write an untrained tiny PGN"),
     ("episodes", "generate"): ("generate_episodes", "expert episodes in built-in houses"),
     ("episodes", "validate"): ("validate_episodes", "check a folder of episodes"),
+    ("evaluate", "grounding"): ("evaluate_grounding", "what a checkpoint can name, in unseen houses"),
     ("evaluate", "vln"): ("evaluate_vln", "a checkpoint in unseen houses, beside baselines"),
 }
 

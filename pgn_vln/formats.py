@@ -1,4 +1,4 @@
-"""Names in a folder of episodes: what writes one and what reads one agree here, and on nothing else."""
+"""Names in a folder of episodes, and marks in a card: what writes one and what reads one agree here."""
 
 GENERATION_FILE = "generation.json"
 TRAJECTORY_GLOB = "traj_*.json"
@@ -19,3 +19,7 @@ def images_folder_id(name: str) -> str | None:
     if not (name.startswith("ep_") and name.endswith("_images")):
         return None
     return name[len("ep_") : -len("_images")] or None
+
+
+# In a model card, the table of what the model can name stands between two of these.
+GROUNDING_MARK = "<!-- grounding -->"

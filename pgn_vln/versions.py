@@ -1,5 +1,6 @@
-"""Versions that a result depends on; runs and evaluations write them down."""
+"""Versions and the machine that a result depends on; runs and evaluations write them down."""
 
+import os
 import platform
 from importlib import metadata
 
@@ -18,3 +19,21 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def machine() -> str:
+    """The machine in words, e.g. ``"2 cores of AMD EPYC"``, with its accelerators where there are any."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # Not Linux, or a processor that has no such line.
+    text = f"{os.cpu_count()} cores of {model}"
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        name = getattr(torch, device.type).get_device_name()
+        text += f", {torch.accelerator.device_count()} x {name}"
+    return text

@@ -11,7 +11,7 @@ from transformers import set_seed
 from pgn_vln.evaluation.evaluate_vln import evaluate_policies
 from pgn_vln.evaluation.report import format_table
 from pgn_vln.navigation.house_env import HouseEnv
-from pgn_vln.navigation.rollout import ExpertPolicy, ForwardPolicy, NavigatorPolicy, RandomPolicy
+from pgn_vln.navigation.rollout import ExpertPolicy, ForwardPolicy, NavigatorPolicy, RandomPolicy, ShuffledPolicy
 from pgn_vln.training.loading import load_model
 
 
@@ -28,6 +28,9 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "Of the houses and of the random baseline."})
     max_steps: int | None = field(default=None, metadata={"help": "Actions an episode may take; default the level's."})
     pictures: int | None = field(default=None, metadata={"help": "Episodes that get a picture; default all."})
+    shuffled: bool = field(
+        default=False, metadata={"help": "Drive the model once more, told another episode's instruction each time."}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU where there is an accelerator."})
     overwrite: bool = field(default=False, metadata={"help": "Start again where a report exists."})
 
@@ -66,6 +69,9 @@ def run(args: Arguments):
         "forward": ForwardPolicy(),
         "expert": ExpertPolicy(env),
     }
+    if args.shuffled:
+        instructions = {name: env.episode_info(name).instruction for name in env.episodes()}
+        policies["shuffled"] = ShuffledPolicy(policies["model"], instructions)
     out = Path(args.out or Path(args.model) / "evaluation" / f"{args.level}_{args.split}")
     try:
         summary = evaluate_policies(

@@ -36,11 +36,14 @@ class Quads:
         vertices: ``[4, 3]`` each, metres, counter-clockwise seen from outside.
         colours: Three integers each.
         coordinates: Texture coordinates ``[4, 2]`` each.
+        owners: What each belongs to: 0 for the building, 1 + i for the i-th piece of furniture, and behind these the
+            doors.
     """
 
     vertices: list[list[Point]] = field(default_factory=list)
     colours: list[RGB] = field(default_factory=list)
     coordinates: list[list[tuple[float, float]]] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
 
 
 class HouseMesh:
@@ -52,12 +55,13 @@ class HouseMesh:
 
     def __init__(self, house: House) -> None:
         self.groups: dict[str, Quads] = defaultdict(Quads)
+        self._owner = 0
         for index in range(len(house.rooms)):
             self._add_room(house, index)
-        for door in house.doors:
-            self._add_door_frame(door)
-        for piece in house.furniture:
+        for self._owner, piece in enumerate(house.furniture, 1):
             self._add_furniture(piece)
+        for self._owner, door in enumerate(house.doors, 1 + len(house.furniture)):
+            self._add_door_frame(door)
 
     def _add_room(self, house: House, index: int) -> None:
         room = house.rooms[index]
@@ -130,6 +134,7 @@ class HouseMesh:
         shade = _NORMAL_SHADE[normal] if shade is None else shade
         quads = self.groups[texture]
         quads.vertices.append(corners)
+        quads.owners.append(self._owner)
         quads.colours.append(tuple(min(255, round(channel * shade)) for channel in rgb))
         if normal[2]:
             quads.coordinates.append([(x / TEXTURE_WIDTH_M, y / TEXTURE_WIDTH_M) for x, y, _ in corners])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pgn_vln.navigation.furniture import RGB
 from pgn_vln.navigation.houses import House
 from pgn_vln.navigation.mesh import HouseMesh, Quads
 from pgn_vln.navigation.textures import room_textures
@@ -16,6 +17,9 @@ from pgn_vln.navigation.visibility import Camera
 # Small frames are drawn larger and averaged: a chair leg is thinner than a pixel of 64.
 SUPERSAMPLE_UP_TO = 128
 _NEAR_M, _FAR_M = 0.05, 40.0
+# Owners are drawn as shades this far apart: the rasteriser's rounding must not make one of another.
+_OWNER_STEP = 8
+_MAX_OWNERS = 30
 _VERTEX = np.dtype([("position", "<f4", 3), ("rgba", "u1", 4), ("uv", "<f4", 2)])
 _shared: dict[str, Any] = {}
 _names = itertools.count()
@@ -63,7 +67,8 @@ class Renderer:
         self._camera = self._root.attachNewNode(panda.Camera("camera", lens))
         self._buffer.makeDisplayRegion().setCamera(self._camera)
         self._textures = {name: self._make_texture(name, image) for name, image in room_textures().items()}
-        self._scene = None
+        self._scene = self._owners = self._mesh = None
+        self._last_owner = 0
 
     def load(self, house: House) -> None:
         """Put another house before the camera."""
@@ -71,9 +76,10 @@ class Renderer:
         panda = self._panda
         self._scene = self._root.attachNewNode("house")
         # A fixed draw order, as the default one follows memory addresses and with it the pixels on edges would.
-        for order, (name, quads) in enumerate(sorted(HouseMesh(house).groups.items())):
+        self._mesh = HouseMesh(house)
+        for order, (name, quads) in enumerate(sorted(self._mesh.groups.items())):
             node = panda.GeomNode(name or "plain")
-            node.addGeom(_make_geom(panda, quads))
+            node.addGeom(_make_geom(panda, quads, quads.colours))
             path = self._scene.attachNewNode(node)
             path.setBin("fixed", order)
             if name:
@@ -81,6 +87,27 @@ class Renderer:
 
     def frame(self, position: np.ndarray, heading: float) -> np.ndarray:
         """What is seen from ``[2]`` metres, looking along `heading` degrees: uint8 ``[H, W, 3]``."""
+        rgb = self._draw(position, heading)
+        if self._scale == 1:
+            return rgb.copy()
+        total = rgb[::2, ::2].astype(np.uint16) + rgb[::2, 1::2] + rgb[1::2, ::2] + rgb[1::2, 1::2]
+        return ((total + 2) // 4).astype(np.uint8)
+
+    def owners(self, position: np.ndarray, heading: float) -> np.ndarray:
+        """What each pixel of that frame shows, uint8 ``[H, W]``: an owner as `Quads` counts them."""
+        if self._owners is None:
+            self._owners = self._make_owners()
+        self._scene.hide()
+        self._owners.show()
+        rgb = self._draw(position, heading)
+        self._owners.hide()
+        self._scene.show()
+        # Nothing is averaged: the mean of two owners would be a third.
+        owners = (rgb[:: self._scale, :: self._scale, 0] + np.uint8(_OWNER_STEP // 2)) // np.uint8(_OWNER_STEP)
+        # On the outermost edge of a face the rasteriser may run past its shade, for a pixel.
+        return np.where(owners <= self._last_owner, owners, 0).astype(np.uint8)
+
+    def _draw(self, position: np.ndarray, heading: float) -> np.ndarray:
         # Panda3D's heading 0 looks along +y, ours along +x.
         self._camera.setPosHpr(
             float(position[0]), float(position[1]), self.camera.height_m,
@@ -90,11 +117,22 @@ class Renderer:
         self._engine.renderFrame()
         self._buffer.setActive(False)
         side = self.image_size * self._scale
-        rgb = np.frombuffer(self._frame.getRamImageAs("RGB"), dtype=np.uint8).reshape(side, side, 3)[::-1]
-        if self._scale == 1:
-            return rgb.copy()
-        total = rgb[::2, ::2].astype(np.uint16) + rgb[::2, 1::2] + rgb[1::2, ::2] + rgb[1::2, 1::2]
-        return ((total + 2) // 4).astype(np.uint8)
+        return np.frombuffer(self._frame.getRamImageAs("RGB"), dtype=np.uint8).reshape(side, side, 3)[::-1]
+
+    def _make_owners(self) -> Any:
+        """The scene once more, untextured, each face in the shade that stands for its owner."""
+        groups = self._mesh.groups.values()
+        self._last_owner = max(max(quads.owners) for quads in groups)
+        if self._last_owner > _MAX_OWNERS:
+            raise ValueError(
+                f"the house holds {self._last_owner} pieces and doors; at most {_MAX_OWNERS} can be told apart"
+            )
+        scene = self._root.attachNewNode("owners")
+        for order, quads in enumerate(groups):
+            node = self._panda.GeomNode("owners")
+            node.addGeom(_make_geom(self._panda, quads, [(owner * _OWNER_STEP, 0, 0) for owner in quads.owners]))
+            scene.attachNewNode(node).setBin("fixed", order)
+        return scene
 
     def close(self) -> None:
         """Free the buffer and the scene."""
@@ -105,8 +143,9 @@ class Renderer:
 
     def _clear(self) -> None:
         if self._scene is not None:
-            self._scene.removeNode()
-            self._scene = None
+            for scene in filter(None, (self._scene, self._owners)):
+                scene.removeNode()
+            self._scene = self._owners = self._mesh = None
             # States of removed scenes stay in a global cache otherwise, and memory grows with every house.
             self._panda.RenderState.garbageCollect()
             self._panda.TransformState.garbageCollect()
@@ -124,12 +163,12 @@ class Renderer:
         return texture
 
 
-def _make_geom(panda: Any, quads: Quads) -> Any:
-    """Upload quads as triangles, in one copy each for vertices and indices."""
+def _make_geom(panda: Any, quads: Quads, colours: list[RGB]) -> Any:
+    """Upload quads as triangles, each in its colour, in one copy each for vertices and indices."""
     count = len(quads.vertices)
     table = np.zeros((count, 4), dtype=_VERTEX)
     table["position"] = np.array(quads.vertices)
-    table["rgba"][..., :3] = np.array(quads.colours, dtype=np.uint8)[:, None]
+    table["rgba"][..., :3] = np.array(colours, dtype=np.uint8)[:, None]
     table["rgba"][..., 3] = 255
     table["uv"] = np.array(quads.coordinates)
     data = panda.GeomVertexData("house", panda.GeomVertexFormat.getV3c4t2(), panda.Geom.UHStatic)

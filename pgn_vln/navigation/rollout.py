@@ -1,6 +1,7 @@
 """Drive one episode with a policy, and record where it went; plus the baselines that every result is compared with."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -202,3 +203,29 @@ class NavigatorPolicy:
     def act(self, observation: Observation) -> Action:
         """Hand over the frame."""
         return Action(self.navigator.act(observation.rgb))
+
+
+class ShuffledPolicy:
+    """A policy that is told the instruction of another episode: what is left of its success needs no language.
+
+    Args:
+        policy: Who drives.
+        instructions: Of all episodes, by id; each episode is told the next other one, the last the first.
+    """
+
+    def __init__(self, policy: Policy, instructions: Mapping[str, str]) -> None:
+        self.policy = policy
+        names = list(instructions)
+        self._told = {}
+        for index, name in enumerate(names):
+            others = (instructions[other] for other in names[index + 1 :] + names[:index])
+            # With one instruction for all there is nothing to shuffle.
+            self._told[name] = next((text for text in others if text != instructions[name]), instructions[name])
+
+    def reset(self, instruction: str, episode_id: str) -> None:
+        """Hand over the other instruction."""
+        self.policy.reset(self._told[episode_id], episode_id)
+
+    def act(self, observation: Observation) -> Action | int:
+        """Hand over the observation."""
+        return self.policy.act(observation)

@@ -32,7 +32,7 @@ class ActionAccuracy:
         """Metrics of ``prediction.predictions`` and ``prediction.label_ids``, both ``[B, L]``."""
         right: dict[Action | None, list[bool]] = {}
         for predicted, labels in zip(prediction.predictions, prediction.label_ids, strict=True):
-            for start, end in _runs(labels != IGNORE_INDEX):
+            for start, end in label_runs(labels != IGNORE_INDEX):
                 action = self._action(labels[start:end])
                 right.setdefault(action, []).append(bool((predicted[start:end] == labels[start:end]).all()))
         if not right:
@@ -49,7 +49,7 @@ class ActionAccuracy:
         return fits[0] if len(fits) == 1 else None
 
 
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+def label_runs(mask: np.ndarray) -> list[tuple[int, int]]:
     """``(start, end)`` of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

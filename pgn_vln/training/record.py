@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from pathlib import Path
 
 import yaml
@@ -53,21 +54,35 @@ def write_run(output_dir: str, *argument_groups):
 
 
 class MetricsFile(TrainerCallback):
-    """Append everything the Trainer logs to ``metrics.jsonl``, one JSON object a line; NaN and infinity are null."""
+    """Append everything the Trainer logs to ``metrics.jsonl``, one JSON object a line; NaN and infinity are null.
+
+    ``seconds`` is the time spent on the run, without what was lost or waited between an interruption and its resume.
+    """
+
+    def __init__(self):
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Time spent on this run so far."""
+        return time.monotonic() - self._began
 
     def on_train_begin(self, args, state, control, **kwargs):
         """After a resume, drop what the interrupted run logged behind its last checkpoint."""
+        self._began = time.monotonic()
         path = Path(args.output_dir) / "metrics.jsonl"
         if state.is_world_process_zero and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text_atomic(path, "".join(x for x in lines if json.loads(x)["step"] <= state.global_step))
+            kept = [x for x in lines if json.loads(x)["step"] <= state.global_step]
+            write_text_atomic(path, "".join(kept))
+            self._began -= max((json.loads(x)["seconds"] for x in kept), default=0.0)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Called by the Trainer with each log; only the first process writes."""
         if state.is_world_process_zero and logs:
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
             with (Path(args.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(strict_json({"step": state.global_step, **finite}) + "\n")
+                line = {"step": state.global_step, "seconds": round(self.seconds(), 1), **finite}
+                file.write(strict_json(line) + "\n")
 
 
 class NavigationTrainer(Trainer):
