@@ -65,6 +65,7 @@ def main():
             **settings,
             image_root=data_args.image_root,
             windows=data_args.windows,
+            history_noise=data_args.history_noise,
             seed=training_args.seed,
         )
         eval_windows = None

@@ -24,7 +24,7 @@ import datasets
 from pgn_vln.data import episodes as episodes_module
 from pgn_vln.data import windows as windows_module
 from pgn_vln.data.episodes import BadEpisodeError, Episode, EpisodeReport, iter_trajectories, list_trajectories
-from pgn_vln.data.transform import DecodeFrames, EpochWindows
+from pgn_vln.data.transform import DecodeFrames, EpochWindows, NoisyHistory, Transforms
 from pgn_vln.data.windows import PromptLayout, all_windows, check_window_settings
 from pgn_vln.formats import images_folder
 from pgn_vln.io import write_json_atomic
@@ -213,6 +213,7 @@ def load_windows(
     cache_dir: str | Path | None = None,
     num_proc: int | None = None,
     seed: int = 0,
+    history_noise: float = 0.0,
 ) -> datasets.Dataset | EpochWindows:
     """Load training samples that decode their frames when asked for.
 
@@ -228,7 +229,8 @@ def load_windows(
         verify_images: decode every frame once while building.
         cache_dir: cache of the `datasets` library; its default is the library's own.
         num_proc: processes that build the table.
-        seed: of the random windows.
+        seed: of the random windows and the noise.
+        history_noise: share of past actions that are told wrongly, see `pgn_vln.data.transform.NoisyHistory`.
 
     Raises:
         BadEpisodeError, FileNotFoundError, ValueError: as `prepare_table`.
@@ -246,7 +248,7 @@ def load_windows(
     }
     if windows == "random":
         table = prepare_table("episodes", trajectory_dir, **shared).as_dataset(split="train")
-        return EpochWindows(table, root, prompt_layout, history_frames, seed)
+        return EpochWindows(table, root, prompt_layout, history_frames, seed, history_noise)
     layout = {"prompt_layout": prompt_layout, "history_frames": history_frames}
     table = prepare_table("windows", trajectory_dir, **layout, **shared).as_dataset(split="train")
-    return table.with_transform(DecodeFrames(root))
+    return table.with_transform(Transforms(NoisyHistory(history_noise, seed), DecodeFrames(root)))

@@ -42,7 +42,7 @@ WHERE = "where is the {object}?"
 # A description names at most this many things: the ones that fill most of the view.
 DESCRIBED = 2
 # Shares of the samples that describe, and of the others that name something the house does not have.
-_DESCRIBE_SHARE, _ABSENT_SHARE = 0.2, 0.1
+_DESCRIBE_SHARE, _ABSENT_SHARE = 0.3, 0.1
 
 
 def direction(bearing: float) -> str:

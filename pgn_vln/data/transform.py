@@ -3,6 +3,8 @@
 The table holds paths, no pixels. Navigation frames are never flipped or cropped: left and right would swap.
 """
 
+import hashlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,26 @@ import datasets
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from modeling_pgn.prompting_pgn import Action
 from pgn_vln.data.episodes import load_frame
 from pgn_vln.data.windows import PromptLayout, check_window_settings, random_window
+
+
+class Transforms:
+    """Several transforms, one after the other (a class, so that it can be pickled).
+
+    Args:
+        transforms: each takes and gives a batch of rows.
+    """
+
+    def __init__(self, *transforms) -> None:
+        self.transforms = transforms
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The batch after the last of them."""
+        for transform in self.transforms:
+            batch = transform(batch)
+        return batch
 
 
 class DecodeFrames:
@@ -36,6 +56,39 @@ class DecodeFrames:
         }
 
 
+class NoisyHistory:
+    """Tell a window's past differently from how it was: some actions taken are replaced by random ones.
+
+    Most actions equal the one before, so a model that can read its past copies it instead of looking. Frames and
+    labels stay, and so does the stop that ends an episode. A window's noise is always the same, in any process and
+    order.
+
+    Args:
+        share: of the steps whose action is drawn anew, from 0 to below 1.
+        seed: another seed, other noise.
+    """
+
+    def __init__(self, share: float, seed: int = 0) -> None:
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"history_noise {share} is out of range; expected a share from 0 to below 1, e.g. 0.5")
+        self.share = share
+        self.seed = seed
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Replace ``actions`` of a batch of windows."""
+        if not self.share:
+            return batch
+        keys = zip(batch["episode_id"], batch["instruction"], batch["start"], batch["actions"], strict=True)
+        return {**batch, "actions": [self._draw(*key) for key in keys]}
+
+    def _draw(self, episode_id: str, instruction: str, start: int, actions: list[int]) -> list[int]:
+        digest = hashlib.sha256(f"{self.seed}/{episode_id}/{start}/{instruction}".encode()).digest()
+        rng = random.Random(int.from_bytes(digest[:8], "big"))
+        moves = [action for action in Action if action is not Action.STOP]
+        drawn = [int(rng.choice(moves)) if rng.random() < self.share else action for action in actions]
+        return [action if action == Action.STOP else new for action, new in zip(actions, drawn, strict=True)]
+
+
 class EpochWindows(torch.utils.data.Dataset):
     """One random window of every episode, another one each epoch, and the same on every process.
 
@@ -47,6 +100,7 @@ class EpochWindows(torch.utils.data.Dataset):
         layout: prompt layout.
         history_frames: see `pgn_vln.data.windows.random_window`.
         seed: with epoch and episode id, it decides the window, and the instruction where an episode has several.
+        history_noise: see `NoisyHistory`.
     """
 
     def __init__(
@@ -56,10 +110,11 @@ class EpochWindows(torch.utils.data.Dataset):
         layout: PromptLayout,
         history_frames: int | None,
         seed: int = 0,
+        history_noise: float = 0.0,
     ) -> None:
         check_window_settings(layout, history_frames)
         self.episodes = episodes
-        self.decode = DecodeFrames(image_root)
+        self.transform = Transforms(NoisyHistory(history_noise, seed), DecodeFrames(image_root))
         self.layout = layout
         self.history_frames = history_frames
         self.seed = seed
@@ -90,7 +145,7 @@ class EpochWindows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.row(index)
-        batch = self.decode({key: [value] for key, value in row.items()})
+        batch = self.transform({key: [value] for key, value in row.items()})
         return {key: values[0] for key, values in batch.items()}
 
 

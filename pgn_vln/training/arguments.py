@@ -33,6 +33,9 @@ class DataArguments:
     windows: str = field(
         default="all", metadata={"help": "all: every window; random: one an episode, drawn anew each epoch."}
     )
+    history_noise: float = field(
+        default=0.0, metadata={"help": "Share of past actions told wrongly in training, so that none is just copied."}
+    )
     max_length: int = field(default=2048, metadata={"help": "Tokens of a sample, image tokens counted."})
     on_bad_episode: str = field(default="raise", metadata={"help": "raise or skip."})
     verify_images: bool = field(default=True, metadata={"help": "Decode every frame once, before training."})
