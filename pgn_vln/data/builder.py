@@ -70,7 +70,9 @@ class VLNEpisodes(datasets.GeneratorBasedBuilder):
         if self.config.name == "episodes":
             columns = {"episode_id": text, "instructions": datasets.List(text), **steps}
         else:
-            columns = {"episode_id": text, "instruction": text, "start": datasets.Value("int32"), **steps}
+            number = datasets.Value("int32")
+            # The Trainer's group_by_length reads the column ``length``.
+            columns = {"episode_id": text, "instruction": text, "start": number, "length": number, **steps}
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -102,7 +104,8 @@ class VLNEpisodes(datasets.GeneratorBasedBuilder):
         for instruction in episode.instructions:
             for start, end in windows:
                 cut = {key: values[start:end] for key, values in steps.items()}
-                yield {"episode_id": episode.id, "instruction": instruction, "start": start, **cut}
+                where = {"start": start, "length": end - start}
+                yield {"episode_id": episode.id, "instruction": instruction, **where, **cut}
 
     def _download_and_prepare(self, dl_manager: datasets.DownloadManager, **kwargs: Any) -> None:
         super()._download_and_prepare(dl_manager, **kwargs)
@@ -217,7 +220,8 @@ def load_windows(
 ) -> datasets.Dataset | EpochWindows:
     """Load training samples that decode their frames when asked for.
 
-    Every item is ``{episode_id, instruction, start, frames, actions, expert_actions}`` with `frames` as RGB pictures.
+    Every item is ``{episode_id, instruction, start, length, frames, actions, expert_actions}`` with `frames` as RGB
+    pictures and `length` as their number.
 
     Args:
         trajectory_dir: folder of ``traj_*.json``.

@@ -45,11 +45,13 @@ class DecodeFrames:
         self.image_root = Path(image_root)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Decode ``frames``, lists of paths, to lists of RGB `PIL.Image`.
+        """Decode ``frames``, lists of paths, to lists of RGB `PIL.Image`; a batch without that column stays as it is.
 
         Raises:
             FrameError: naming the file that is missing or cut short.
         """
+        if "frames" not in batch:
+            return batch
         return {
             **batch,
             "frames": [[load_frame(self.image_root / path) for path in paths] for paths in batch["frames"]],
@@ -75,8 +77,8 @@ class NoisyHistory:
         self.seed = seed
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Replace ``actions`` of a batch of windows."""
-        if not self.share:
+        """Replace ``actions`` of a batch of windows; a batch without that column stays as it is."""
+        if not self.share or "actions" not in batch:
             return batch
         keys = zip(batch["episode_id"], batch["instruction"], batch["start"], batch["actions"], strict=True)
         return {**batch, "actions": [self._draw(*key) for key in keys]}
@@ -140,6 +142,7 @@ class EpochWindows(torch.utils.data.Dataset):
             "episode_id": episode["episode_id"],
             "instruction": text,
             "start": start,
+            "length": end - start,
             **{key: episode[key][start:end] for key in ("frames", "actions", "expert_actions")},
         }
 
@@ -150,17 +153,17 @@ class EpochWindows(torch.utils.data.Dataset):
 
 
 class EpochCallback(TrainerCallback):
-    """Tell an `EpochWindows` which epoch begins.
+    """Tell what draws anew each epoch, an `EpochWindows` or a sampler, which epoch begins.
 
     The Trainer leaves that to accelerate, whose loader passes it on in one process, but not in several: there its
     seeded sampler is told in place of the data set, and every epoch would draw the windows of the first.
     """
 
-    def __init__(self, windows: EpochWindows) -> None:
-        self.windows = windows
+    def __init__(self, drawn: Any) -> None:
+        self.drawn = drawn
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Pass the epoch on; within an epoch, after a resume, it is a fraction."""
-        self.windows.set_epoch(int((state.epoch or 0.0) + 1e-6))
+        self.drawn.set_epoch(int((state.epoch or 0.0) + 1e-6))

@@ -6,10 +6,13 @@ import math
 import time
 from pathlib import Path
 
+import datasets
 import yaml
 from transformers import Trainer, TrainerCallback
 
+from pgn_vln.data.transform import EpochCallback
 from pgn_vln.io import strict_json, write_json_atomic, write_text_atomic
+from pgn_vln.training.sampler import LengthGroupedEpochs
 from pgn_vln.versions import package_versions
 
 CARD = """---
@@ -95,6 +98,18 @@ class NavigationTrainer(Trainer):
     def __init__(self, *args, card: dict, **kwargs):
         self.card = card
         super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        """Group windows by length, where ``train_sampling_strategy`` asks for it, reading no frames and exactly."""
+        windows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(windows, datasets.Dataset):
+            return super()._get_train_sampler(train_dataset)
+        # Through the table's transform every frame would be decoded for its length.
+        lengths = windows.with_format(None)[self.args.length_column_name]
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        sampler = LengthGroupedEpochs(lengths, per_step, self.args.seed)
+        self.add_callback(EpochCallback(sampler))
+        return sampler
 
     def create_model_card(self, **kwargs):
         """Write ``README.md``; the Trainer calls this before it pushes."""

@@ -47,6 +47,7 @@ def test_window_rows(folder, tmp_path):
         "episode_id": "c",
         "instruction": "Find the red chair.",
         "start": 3,
+        "length": 1,
         "frames": ["ep_c_images/003.png"],
         "actions": [0],
         "expert_actions": [0],
@@ -239,6 +240,35 @@ def test_the_table_holds_paths_and_no_pixels(tmp_path, write_episode):
     builder = prepare_table("windows", tmp_path / "e", cache_dir=tmp_path / "cache", history_frames=8)
     table = sum(path.stat().st_size for path in Path(builder.cache_dir).iterdir())
     assert pixels > 100_000 and table < 10_000
+
+
+def test_history_noise_changes_what_is_told_and_nothing_else(tmp_path, write_episode):
+    for name in "abcdefgh":
+        write_episode(tmp_path / "e", name, [1] * 39 + [0], expert=[2] * 39 + [0])
+    arguments = {"cache_dir": tmp_path / "cache", "history_frames": 20}
+    clean, noisy = (load_windows(tmp_path / "e", history_noise=share, **arguments) for share in (0.0, 0.5))
+    assert [row["actions"] for row in clean] == [[1] * 20, [1] * 19 + [0]] * 8
+    again, other = (load_windows(tmp_path / "e", history_noise=0.5, seed=seed, **arguments) for seed in (0, 1))
+    told = [row["actions"] for row in noisy]
+    assert told == [again[index]["actions"] for index in reversed(range(16))][::-1]
+    assert told != [row["actions"] for row in other] and len({tuple(actions) for actions in told}) == 16
+    for before, after in zip(clean, noisy, strict=True):
+        assert {**before, "actions": 0, "frames": 0} == {**after, "actions": 0, "frames": 0}
+        assert [f.tobytes() for f in before["frames"]] == [f.tobytes() for f in after["frames"]]
+    # A third of the half that is drawn anew is what it was; stop is never told in the midst, and stays at the end.
+    moves = [action for actions in told for action in actions]
+    assert moves.count(0) == 8 and all(actions[-1] == 0 for actions in told[1::2])
+    assert 0.6 < moves.count(1) / (len(moves) - 8) < 0.74
+    with pytest.raises(ValueError, match="history_noise 1.5"):
+        load_windows(tmp_path / "e", history_noise=1.5, **arguments)
+
+
+def test_windows_of_like_length_can_be_grouped_without_decoding(folder, tmp_path):
+    samples = load_windows(folder, cache_dir=tmp_path / "cache", history_frames=3, verify_images=False)
+    for images in folder.glob("ep_*_images"):
+        for path in images.iterdir():
+            path.unlink()
+    assert list(samples.with_format(None)["length"]) == [3, 2, 3, 3, 1]
 
 
 def test_random_windows_change_with_the_epoch_and_reach_workers(tmp_path, write_episode):

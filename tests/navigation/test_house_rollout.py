@@ -3,7 +3,14 @@ import pytest
 
 from modeling_pgn.prompting_pgn import Action
 from pgn_vln.navigation.house_env import HouseEnv
-from pgn_vln.navigation.rollout import ExpertPolicy, ForwardPolicy, NavigatorPolicy, RandomPolicy, rollout
+from pgn_vln.navigation.rollout import (
+    ExpertPolicy,
+    ForwardPolicy,
+    NavigatorPolicy,
+    RandomPolicy,
+    ShuffledPolicy,
+    rollout,
+)
 
 
 @pytest.fixture
@@ -79,3 +86,29 @@ def test_a_navigator_needs_only_words_and_frames(env):
     walk = rollout(env, NavigatorPolicy(Navigator()), env.episodes()[1])
     assert heard == [env.episode_info(env.episodes()[1]).instruction] + [(64, 64, 3)] * 3
     assert walk.actions == [1, 1, 0]
+
+
+def test_shuffled_instructions_are_those_of_other_episodes(env):
+    told = []
+
+    class Listening:
+        def reset(self, instruction, episode_id):
+            told.append((instruction, episode_id))
+
+        def act(self, observation):
+            return 0
+
+    instructions = {name: env.episode_info(name).instruction for name in env.episodes()}
+    policy = ShuffledPolicy(Listening(), instructions)
+    walks = [rollout(env, policy, name) for name in instructions]
+    assert [name for _, name in told] == list(instructions)
+    assert all(text != instructions[name] and text in instructions.values() for text, name in told)
+    # What is reported is the episode's own instruction, and what was done is what the policy does.
+    assert [walk.instruction for walk in walks] == list(instructions.values())
+    assert all(walk.actions == [0] for walk in walks)
+    # The next *other* one: equal instructions are no shuffling.
+    listening = ShuffledPolicy(Listening(), {"a": "go", "b": "go", "c": "stay"})
+    told.clear()
+    for name in "abc":
+        listening.reset("?", name)
+    assert [text for text, _ in told] == ["stay", "stay", "go"]
