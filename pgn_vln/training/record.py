@@ -100,10 +100,19 @@ class NavigationTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
-        """Group windows by length, where ``train_sampling_strategy`` asks for it, reading no frames and exactly."""
-        windows = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(windows, datasets.Dataset):
+        """Group windows by length where ``train_sampling_strategy`` asks for it, without reading their frames.
+
+        Raises:
+            ValueError: windows that are drawn anew each epoch cannot be grouped.
+        """
+        if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
+        windows = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(windows, datasets.Dataset):
+            raise ValueError(
+                "train_sampling_strategy='group_by_length' needs windows whose lengths are known; with "
+                "windows='random' choose 'random' here too"
+            )
         # Through the table's transform every frame would be decoded for its length.
         lengths = windows.with_format(None)[self.args.length_column_name]
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

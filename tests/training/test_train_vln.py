@@ -20,8 +20,9 @@ def recipe(small_dir, episodes_dir, tmp_path_factory):
     values = {
         "model_name_or_path": str(small_dir), "train_dir": str(episodes_dir), "eval_dir": str(episodes_dir),
         "history_frames": 8, "per_device_train_batch_size": 6, "num_train_epochs": 2, "learning_rate": 1e-3,
-        "logging_steps": 1, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 4, "use_cpu": True,
-        "disable_tqdm": True, "cache_dir": str(folder / "cache"), "seed": 3,
+        "logging_steps": 1, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 3, "use_cpu": True,
+        "disable_tqdm": True, "cache_dir": str(folder / "cache"), "seed": 3, "history_noise": 0.3,
+        "train_sampling_strategy": "group_by_length", "save_total_limit": 10,
     }  # fmt: skip
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -71,13 +72,14 @@ def test_everything_trains(finished, small_dir):
 
 
 def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
-    """Stopped after step 4 and continued, the run ends with the weights of the run that was not stopped."""
+    """Stopped within an epoch and continued, the run ends with the weights of the run that was not stopped."""
     out = tmp_path / "vln"
-    shutil.copytree(finished / "checkpoint-4", out / "checkpoint-4")
+    shutil.copytree(finished / "checkpoint-3", out / "checkpoint-3")
     refused = run_script("train_vln.py", recipe, "--output_dir", out, ok=False)
     assert "error: output_dir" in refused.stderr and "--resume_from_checkpoint last" in refused.stderr
     run_script("train_vln.py", recipe, "--output_dir", out, "--resume_from_checkpoint", "last")
-    assert min(logged(out, "loss")) == 5
+    assert min(logged(out, "loss")) == 4
+    assert logged(out, "loss") == {k: v for k, v in logged(finished, "loss").items() if k > 3}
     expected, found = (load_file(folder / "model.safetensors") for folder in (finished, out))
     for name, value in expected.items():
         assert torch.allclose(value, found[name], atol=1e-6), name
@@ -89,6 +91,7 @@ def test_two_processes_learn_what_one_does(windows, recipe, run_script, tmp_path
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     # Without drop_last, accelerate fills up the last batch of an epoch with samples from its beginning.
     options = ("--windows", windows, "--save_strategy", "no", "--eval_strategy", "no", "--dataloader_drop_last", True)
+    options += ("--train_sampling_strategy", "group_by_length" if windows == "all" else "random")
     options += ("--per_device_train_batch_size",)
     run_script("train_vln.py", recipe, "--output_dir", tmp_path / "one", *options, 4)
     run_script(
@@ -127,6 +130,8 @@ def test_deepspeed_zero2(recipe, run_script, tmp_path):
         (("RECIPE", "--learning_rat", "1e-3"), "--learning_rat"),
         (("RECIPE", "--train_dir", "nowhere"), "nowhere is not a folder; expected one that holds traj_"),
         (("RECIPE", "--history_frames", "0"), "navigation.history_frames=0, but expected a positive number"),
+        (("RECIPE", "--history_noise", "2"), "history_noise 2.0 is out of range"),
+        (("RECIPE", "--windows", "random"), "train_sampling_strategy='group_by_length' needs windows whose lengths"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, recipe, run_script, tmp_path):
