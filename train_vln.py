@@ -1,16 +1,16 @@
 """Train PGN to navigate, on a folder of episodes.
 
-    # the tiny model in the built-in houses, on a laptop (after `pgn new` and `pgn episodes generate`)
-    accelerate launch --cpu train_vln.py recipes/vln_houses_tiny.yaml
+    # the tiny model in the built-in houses, on a laptop (after `pgn episodes generate`)
+    accelerate launch --cpu train_vln.py recipes/vln_one_room.yaml
 
     # command-line values win over the recipe
-    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --learning_rate 1e-4 --report_to wandb
+    accelerate launch train_vln.py recipes/vln_one_room.yaml --learning_rate 1e-4 --report_to wandb
 
     # eight devices with DeepSpeed ZeRO-2
-    torchrun --nproc_per_node 8 train_vln.py recipes/vln_houses_tiny.yaml --deepspeed ds_configs/zero2.json
+    torchrun --nproc_per_node 8 train_vln.py recipes/vln_one_room.yaml --deepspeed ds_configs/zero2.json
 
     # go on after an interruption
-    accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --resume_from_checkpoint last
+    accelerate launch train_vln.py recipes/vln_one_room.yaml --resume_from_checkpoint last
 
 The run directory (`output_dir`) then holds the model with its code and processor, checkpoints, `recipe.yaml` (the
 arguments as run), `versions.json`, `metrics.jsonl`, TensorBoard events, and a model card.

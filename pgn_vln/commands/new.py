@@ -18,4 +18,4 @@ def run(args: Arguments):
     """Build tokenizer, processor and random weights."""
     build_tiny(Path(args.out), args.seed)
     print(f"wrote {args.out}: an untrained tiny PGN with its tokenizer, processor and code")
-    print(f"next: accelerate launch train_vln.py recipes/vln_houses_tiny.yaml --model_name_or_path {args.out}")
+    print(f"next: accelerate launch train_grounding.py recipes/grounding_tiny.yaml --model_name_or_path {args.out}")

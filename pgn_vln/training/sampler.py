@@ -8,8 +8,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class LengthGroupedEpochs(Sampler[int]):
-    """The Trainer's grouping by length, but for its randomness: the Trainer's own draws from the global generator, so
-    that a resumed epoch has other batches than the one that was interrupted.
+    """The Trainer's grouping by length, but for two things.
+
+    Its own draws from the global generator, so that a resumed epoch has other batches than the one that was
+    interrupted. And it goes from long to short again and again: short windows are the ends of episodes, so that stop
+    comes in bursts, and is not learned. Here the batches are shuffled.
 
     Args:
         lengths: of every sample.
@@ -32,4 +35,9 @@ class LengthGroupedEpochs(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        # An incomplete batch stays the last one.
+        whole = len(order) // self.batch_size
+        for index in [*torch.randperm(whole, generator=generator).tolist(), *range(whole, len(batches))]:
+            yield from batches[index]
