@@ -22,8 +22,8 @@ demo: install
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
 	$(LAUNCH) train_vln.py recipes/vln_one_room.yaml --resume_from_checkpoint last
-	$(EVALUATE) --model $(DEMO)/one_room --level two_rooms --split test --episodes 50 --pictures 10 --use_cpu true
-	$(EVALUATE) --model $(DEMO)/one_room --level one_room --split test --episodes 100 --shuffled true --use_cpu true
+	$(EVALUATE) --model $(DEMO)/one_room --level two_rooms --split test --episodes 30 --use_cpu true
+	$(EVALUATE) --model $(DEMO)/one_room --level one_room --split test --episodes 100 --use_cpu true
 
 # The card's table is measured on what is published.
 base: install
