@@ -38,6 +38,18 @@ sight?" it names up to {described} things. It knows the {things} kinds of furnit
 {colours} colours, and doors, and nothing else: no other pictures, no other language. Views of validation and test
 houses were never trained on.
 
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder = "{name}"  # or the path of this folder
+model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+text = "where is the red chair?\\n<|image_start|><|image|><|image_end|>"
+inputs = processor(images=[frame], text=text, return_tensors="pt")  # a PIL image or uint8 [height, width, 3]
+words = model.generate(**inputs, do_sample=False, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
+print(processor.tokenizer.decode(words, skip_special_tokens=True))  # to the left, near
+```
+
 {mark}
 Not measured yet: `pgn evaluate grounding --model {name} --card true`
 {mark}

@@ -1,11 +1,15 @@
 """The published tiny base: complete, small, of today's code, and it knows what is where."""
 
+import contextlib
+import io
 import json
 import re
 
+import numpy as np
 import pytest
 
 from modeling_pgn import PGNConfig, PGNForConditionalGeneration, PGNProcessor
+from pgn_vln.data.grounding import NOT_SEEN, encode_question
 from pgn_vln.evaluation.grounding import Answer, ask_model, draw_questions, markdown_table, summarise, write_section
 from pgn_vln.navigation.views import HouseViews
 
@@ -56,6 +60,22 @@ def test_the_card_s_figures_are_measured_again(base, needs_renderer):
     assert summary["seen"] > 120 and summary["hidden"] > 150
     for key in ("found", "direction", "distance", "denied"):
         assert summary[key] == pytest.approx(published[key], abs=0.12), key
+
+
+def test_the_card_s_lines_ask_as_training_did(base):
+    """What a user writes out becomes, token by token, what the model has learned to read."""
+    lines = (base / "README.md").read_text().split("```python")[1].split("```")[0]
+    loading, asking = lines.split('text = "')
+    frame = np.full((64, 64, 3), 200, dtype=np.uint8)
+    known = {"frame": frame, "model": None, "processor": PGNProcessor.from_pretrained(base)}
+    exec('text = "' + asking.split("words =")[0], known)
+    assert known["inputs"]["input_ids"][0].tolist() == encode_question(known["processor"], "where is the red chair?")
+    known["model"] = PGNForConditionalGeneration.from_pretrained(base).eval()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec("words =" + asking.split("words =")[1], known)
+    assert said.getvalue().strip() == NOT_SEEN
+    assert "trust_remote_code=True" in loading
 
 
 def test_answers_are_counted_part_by_part():
