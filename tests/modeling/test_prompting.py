@@ -111,7 +111,7 @@ def test_window_tokens_and_labels(window, processor):
     start = tokens.index("<|image_start|>")
     assert tokens[start : start + len(history)] == history
     answer = [*PIECES[FORWARD], "[unused10]"]
-    assert tokens[-len(answer) - 2 :] == [":", "<0x0A>", *answer]
+    assert tokens[-len(answer) - 2 :] == [":", "\n", *answer]
     assert labels == [None] * (len(tokens) - len(answer)) + answer
 
 
