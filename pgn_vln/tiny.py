@@ -5,48 +5,26 @@ The tokenizer is a real sentencepiece model of the class openPangu uses, with op
 """
 
 import io
-from importlib import resources
 from pathlib import Path
 
 import sentencepiece
 from transformers import set_seed
 
 from modeling_pgn import OpenPanguTokenizer, PGNConfig, PGNForConditionalGeneration, PGNImageProcessor, PGNProcessor
-from modeling_pgn.prompting_pgn import (
-    ACTION_ANCHOR,
-    ANSWER_ANCHOR,
-    CURRENT_HEADER,
-    HISTORY_HEADER,
-    SPECIAL_TOKENS,
-    TASK,
-    action_names,
-)
-from pgn_vln.data.grounding import grounding_corpus
+from modeling_pgn.prompting_pgn import SPECIAL_TOKENS
+from pgn_vln.data.language import tokenizer_text
 from pgn_vln.io import new_folder
-from pgn_vln.navigation.instructions import language_corpus
 
 VOCAB_SIZE = 1024
 NUM_UNUSED = 32
 EOS_TOKEN = "[unused10]"
 
 
-def training_text() -> list[str]:
-    """What the tiny tokenizer is trained on: prompts, questions, the language of the houses, English."""
-    names = [name for degrees in (15, 30) for name in action_names(degrees).values()]
-    prompts = [TASK, HISTORY_HEADER, CURRENT_HEADER, ANSWER_ANCHOR.strip()]
-    prompts += [f"{ACTION_ANCHOR}{name}" for name in names] + names
-    english = resources.files("pgn_vln").joinpath("assets/english.txt").read_text(encoding="utf-8").splitlines()
-    # An instruction or a question begins a line: its first word has no space before it.
-    sentences = [f"\n{text}" for text in language_corpus()]
-    # Prompts and answers stand in every sample, so their words shall be single pieces.
-    return prompts * 20 + grounding_corpus() * 20 + sentences + english
-
-
 def build_tokenizer(folder: Path) -> OpenPanguTokenizer:
     """Train the tiny tokenizer into ``folder/tokenizer.model``; the same bytes every time."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(training_text()),
+        sentence_iterator=iter(tokenizer_text()),
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCAB_SIZE,
