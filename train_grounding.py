@@ -51,6 +51,7 @@ def main():
     ################
     resume = find_resume(training_args.resume_from_checkpoint, training_args.output_dir)
     model, processor = load_model(model_args.model_name_or_path, attn_implementation=model_args.attn_implementation)
+    model.config.navigation = {**model.config.navigation, "hfov_degrees": grounding_args.hfov_degrees}
     # A checkpoint holds the heads too; the Trainer loads it when it resumes.
     add_heads(model)
 

@@ -18,7 +18,7 @@ def pgn(*arguments, launcher=(sys.executable, "-m", "pgn_vln"), ok=True, cwd=Non
 
 def test_help_lists_every_command():
     out = pgn("--help").stdout
-    for command in ("new", "episodes generate", "episodes validate", "evaluate vln"):
+    for command in ("new", "episodes generate", "episodes validate", "evaluate vln", "evaluate grounding"):
         assert f"pgn {command}" in out
     assert "--level" in pgn("episodes", "generate", "--help").stdout
 
