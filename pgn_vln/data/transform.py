@@ -45,13 +45,11 @@ class DecodeFrames:
         self.image_root = Path(image_root)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Decode ``frames``, lists of paths, to lists of RGB `PIL.Image`; a batch without that column stays as it is.
+        """Decode ``frames``, lists of paths, to lists of RGB `PIL.Image`.
 
         Raises:
             FrameError: naming the file that is missing or cut short.
         """
-        if "frames" not in batch:
-            return batch
         return {
             **batch,
             "frames": [[load_frame(self.image_root / path) for path in paths] for paths in batch["frames"]],
@@ -77,8 +75,8 @@ class NoisyHistory:
         self.seed = seed
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Replace ``actions`` of a batch of windows; a batch without that column stays as it is."""
-        if not self.share or "actions" not in batch:
+        """Replace ``actions`` of a batch of windows."""
+        if not self.share:
             return batch
         keys = zip(batch["episode_id"], batch["instruction"], batch["start"], batch["actions"], strict=True)
         return {**batch, "actions": [self._draw(*key) for key in keys]}
