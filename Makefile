@@ -29,8 +29,9 @@ demo: install
 base: install
 	@test -e $(BASE)/new || $(BIN)/pgn new --out $(BASE)/new
 	$(LAUNCH) train_grounding.py recipes/grounding_tiny.yaml --resume_from_checkpoint last
-	rm -rf $(PUBLISHED) && mkdir -p $(PUBLISHED)
-	cp $$(find $(BASE)/pgn-tiny-base -maxdepth 1 -type f ! -name '*.bin' ! -name metrics.jsonl) $(PUBLISHED)
+	rm -rf $(BASE)/published && mkdir -p $(BASE)/published $(dir $(PUBLISHED))
+	cp $$(find $(BASE)/pgn-tiny-base -maxdepth 1 -type f ! -name '*.bin' ! -name metrics.jsonl) $(BASE)/published
+	rm -rf $(PUBLISHED) && mv $(BASE)/published $(PUBLISHED)
 	$(BIN)/pgn evaluate grounding --model $(PUBLISHED) --card true
 
 demo-clean:
