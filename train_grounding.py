@@ -11,13 +11,11 @@ are never seen. ``make base`` does all of it and writes `checkpoints/pgn-tiny-ba
 """
 
 import logging
-from functools import partial
 
 from transformers import set_seed
 
 from pgn_vln.arguments import parse_arguments, plain_errors
 from pgn_vln.data.grounding import GroundingCollator, GroundingViews
-from pgn_vln.data.language import draw_text
 from pgn_vln.navigation.views import HouseViews
 from pgn_vln.training.accuracy import predicted_ids
 from pgn_vln.training.arguments import ModelArguments, VLNTrainingArguments
@@ -63,7 +61,6 @@ def main():
         * training_args.gradient_accumulation_steps
         * training_args.world_size
     )
-    text = partial(draw_text, processor.navigation_prompt(model.config.navigation))
     views = {
         split: GroundingViews(
             HouseViews(
@@ -75,9 +72,6 @@ def main():
                 hfov_degrees=grounding_args.hfov_degrees,
             ),
             houses,
-            text,
-            # Validation is of the answers alone.
-            grounding_args.text_share if split == "train" else 0.0,
         )
         for split, houses in (("train", training_args.max_steps * per_step), ("val", grounding_args.eval_houses))
     }

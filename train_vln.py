@@ -28,6 +28,7 @@ from pgn_vln.data.transform import EpochCallback
 from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
 from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
 from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
+from pgn_vln.training.loss import ActionWeightedLoss, parse_action_weights
 from pgn_vln.training.record import MetricsFile, NavigationTrainer, write_run
 
 logger = logging.getLogger("train_vln")
@@ -54,6 +55,7 @@ def main():
     model.config.navigation = data_args.navigation_settings(model.config.navigation)
     model.config.check()
     prompt = processor.navigation_prompt(model.config.navigation)
+    weights = parse_action_weights(data_args.action_weights) if data_args.action_weights else None
 
     ################
     # Data
@@ -84,6 +86,7 @@ def main():
         eval_dataset=eval_windows,
         data_collator=NavigationCollator(processor, prompt, data_args.max_length),
         processing_class=processor,
+        compute_loss_func=ActionWeightedLoss(prompt, weights) if weights else None,
         compute_metrics=ActionAccuracy(prompt),
         preprocess_logits_for_metrics=predicted_ids,
         callbacks=[MetricsFile()],

@@ -48,23 +48,28 @@ def build_tokenizer(folder: Path) -> OpenPanguTokenizer:
     return tokenizer
 
 
-def build_tiny(out: Path, seed: int = 0, **config_fields) -> Path:
+def build_tiny(out: Path, seed: int = 0, image_size: int | None = None, **config_fields) -> Path:
     """Write an untrained tiny PGN (weights, code, processor) to a new folder ``out``.
 
     Args:
         out: must not exist, or be empty.
         seed: of the random weights.
+        image_size: side of a frame in pixels, instead of the configuration's.
         config_fields: fields of `PGNConfig.tiny`, such as ``navigation``.
 
     Raises:
         FileExistsError: ``out`` holds something already.
+        ValueError: ``image_size`` is no multiple of the patch size.
     """
     set_seed(seed)
     with new_folder(out) as folder:
         tokenizer = build_tokenizer(folder)
         config = PGNConfig.tiny(vocab_size=tokenizer.vocab_size, **config_fields)
         config.text_config.eos_token_id = tokenizer.eos_token_id
-        side = config.vision_config.image_size
+        side, patch = image_size or config.vision_config.image_size, config.vision_config.patch_size
+        if side < patch or side % patch:
+            raise ValueError(f"image_size={side} must be a multiple of the patch size {patch}; e.g. {4 * patch}")
+        config.vision_config.image_size = side
         image_processor = PGNImageProcessor(size={"height": side, "width": side})
         processor = PGNProcessor(image_processor, tokenizer, num_query_tokens=config.num_query_tokens)
         processor.check_model(config)

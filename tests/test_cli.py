@@ -78,3 +78,14 @@ def test_evaluation_is_the_same_in_two_processes(evaluated, tiny_dir, tmp_path):
     assert done.stdout.count("report.html") == 1
     found = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert found["policies"] == expected["policies"]
+
+
+def test_new_takes_an_image_size(tmp_path):
+    pgn("new", "--out", tmp_path / "m", "--image_size", 32)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["vision_config"]["image_size"] == 32
+    assert (
+        json.loads((tmp_path / "m" / "processor_config.json").read_text())["image_processor"]["size"]["height"] == 32
+    )
+    refused = pgn("new", "--out", tmp_path / "n", "--image_size", 40, ok=False)
+    assert "image_size=40 must be a multiple of the patch size 16" in refused.stderr and not (tmp_path / "n").exists()

@@ -11,7 +11,7 @@ that was named, is what navigation needs next.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -90,26 +90,14 @@ class GroundingViews(torch.utils.data.Dataset):
 
     ``labels [V, H, W]`` and ``distances [V, len(LABELS)]`` say what every pixel shows and how far away each thing is.
 
-    Some have a ``text`` too, without pictures.
-
     Args:
         views: where the views come from.
         num_houses: items.
-        draw_text: draws a text from a generator.
-        text_share: of the samples that have one.
     """
 
-    def __init__(
-        self,
-        views: HouseViews,
-        num_houses: int,
-        draw_text: Callable[[random.Random], str] | None = None,
-        text_share: float = 0.0,
-    ) -> None:
+    def __init__(self, views: HouseViews, num_houses: int) -> None:
         self.views = views
         self.num_houses = num_houses
-        self.draw_text = draw_text
-        self.text_share = text_share
 
     def __len__(self) -> int:
         return self.num_houses
@@ -120,9 +108,7 @@ class GroundingViews(torch.utils.data.Dataset):
         question, answers = draw_question(views, rng)
         # Descriptions are longer, and a batch is padded to its longest sample.
         views = views[: len(answers)]
-        with_text = rng.random() < self.text_share
         return {
-            "text": self.draw_text(rng) if with_text else None,
             "question": question,
             "answers": answers,
             "frames": [view.rgb for view in views],
@@ -179,7 +165,6 @@ class GroundingCollator:
         ``patch_labels [F, N]``, ``strip_labels [F, Q]`` and ``strip_distances [F, Q]``.
         """
         rows = [self._encode(sample) for sample in samples]
-        rows += [self._encode_text(sample["text"]) for sample in samples if sample["text"]]
         pad = torch.nn.utils.rnn.pad_sequence
         frames = [frame for sample in samples for frame in sample["frames"]]
         shown = np.concatenate([sample["labels"] for sample in samples])
@@ -203,10 +188,6 @@ class GroundingCollator:
             ids += [*self._image, *spoken]
             labels += [IGNORE_INDEX] * len(self._image) + spoken
         return torch.tensor(ids), torch.tensor(labels)
-
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = torch.tensor(self.processor.tokenizer(text)["input_ids"])
-        return ids, ids
 
 
 def encode_question(processor, question: str) -> list[int]:

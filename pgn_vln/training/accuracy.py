@@ -1,5 +1,7 @@
 """Accuracy by action, read off the labels of a batch, with teacher forcing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -33,7 +35,8 @@ class ActionAccuracy:
         right: dict[Action | None, list[bool]] = {}
         for predicted, labels in zip(prediction.predictions, prediction.label_ids, strict=True):
             for start, end in label_runs(labels != IGNORE_INDEX):
-                action = self._action(labels[start:end])
+                fits = actions_of(self.prompt, labels[start:end])
+                action = fits[0] if len(fits) == 1 else None
                 right.setdefault(action, []).append(bool((predicted[start:end] == labels[start:end]).all()))
         if not right:
             return {}
@@ -43,10 +46,10 @@ class ActionAccuracy:
             metrics["accuracy_balanced"] = float(np.mean(list(by_action.values())))
         return metrics | {f"accuracy_{action.name.lower()}": value for action, value in by_action.items()}
 
-    def _action(self, labels: np.ndarray) -> Action | None:
-        """The action whose answer begins with ``labels`` (where another was taken, labels end early)."""
-        fits = [a for a, ids in self.prompt.answer_ids.items() if list(ids[: len(labels)]) == list(labels[: len(ids)])]
-        return fits[0] if len(fits) == 1 else None
+
+def actions_of(prompt: NavigationPrompt, labels: Sequence[int]) -> list[Action]:
+    """The actions whose answers begin with ``labels``; several may, as labels end early where another was taken."""
+    return [a for a, ids in prompt.answer_ids.items() if list(ids[: len(labels)]) == list(labels[: len(ids)])]
 
 
 def label_runs(mask: np.ndarray) -> list[tuple[int, int]]:

@@ -36,6 +36,9 @@ class DataArguments:
     history_noise: float = field(
         default=0.0, metadata={"help": "Share of past actions told wrongly in training, so that none is just copied."}
     )
+    action_weights: list[str] | None = field(
+        default=None, metadata={"help": "What an action's answers count in the loss, as in stop=2; 1 otherwise."}
+    )
     max_length: int = field(default=2048, metadata={"help": "Tokens of a sample, image tokens counted."})
     on_bad_episode: str = field(default="raise", metadata={"help": "raise or skip."})
     verify_images: bool = field(default=True, metadata={"help": "Decode every frame once, before training."})

@@ -84,9 +84,6 @@ class GroundingArguments:
     hfov_degrees: float = field(default=90.0, metadata={"help": "Horizontal field of view."})
     patch_loss: float = field(default=1.0, metadata={"help": "Weight of: what does each patch show?"})
     strip_loss: float = field(default=1.0, metadata={"help": "Weight of: what does each upright strip show, how far?"})
-    text_share: float = field(
-        default=0.0, metadata={"help": "Share of the samples that bring a text without pictures."}
-    )
     save_minutes: float = field(default=5.0, metadata={"help": "A checkpoint as often as this, in minutes."})
 
 

@@ -1,8 +1,6 @@
 """Questions about views, their answers, and how both become a batch."""
 
 import random
-import re
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from pgn_vln.data.grounding import (
     encode_question,
     grounding_corpus,
 )
-from pgn_vln.data.language import draw_text
 from pgn_vln.navigation.views import LABELS, HouseViews, Sighting, View
 
 
@@ -77,38 +74,6 @@ def test_the_tiny_tokenizer_writes_answers_in_a_few_pieces(processor):
         pieces = processor.tokenizer.tokenize(text.strip())
         assert len(pieces) <= 12, pieces
     assert max(len(processor.tokenizer.tokenize(place)) for place in PLACES) <= 8
-
-
-def test_texts_teach_the_words_of_a_prompt_and_no_action(processor):
-    prompt = processor.navigation_prompt({"prompt_layout": "stream", "turn_degrees": 15})
-    texts = [draw_text(prompt, random.Random(seed)) for seed in range(400)]
-    prompts = [text for text in texts if text.startswith(prompt.task)]
-    assert 150 < len(prompts) < 250 and all("<|image" not in text for text in texts)
-    taken = [re.findall(r"action taken:([a-z0-9 ]+)", text) for text in prompts]
-    assert all(len(actions) == 16 and actions[-1] == "stop" for actions in taken)
-    counts = Counter(action for actions in taken for action in actions[:-1])
-    assert set(counts) == {"move forward", "turn left 15 degrees", "turn right 15 degrees"}
-    assert max(counts.values()) < 1.2 * min(counts.values())
-    lines = next(text for text in texts if text not in prompts)
-    assert processor.tokenizer.decode(processor.tokenizer(lines)["input_ids"], skip_special_tokens=True) == lines
-
-
-@pytest.mark.usefixtures("needs_renderer")
-def test_some_samples_bring_a_text_that_is_supervised_whole(processor):
-    views = HouseViews(("one_room",), "train", 2)
-    plain, wordy = GroundingViews(views, 20), GroundingViews(views, 20, lambda rng: f"number {rng.random()}", 0.5)
-    samples = [wordy[index] for index in range(20)]
-    texts = [sample["text"] for sample in samples if sample["text"]]
-    assert 3 < len(texts) < 17 and len(set(texts)) == len(texts)
-    assert [plain[index]["answers"] for index in range(20)] == [sample["answers"] for sample in samples]
-    batch = GroundingCollator(processor, 16)(samples)
-    assert len(batch["input_ids"]) == 20 + len(texts)
-    for text, ids, labels, mask in zip(
-        texts, batch["input_ids"][20:], batch["labels"][20:], batch["attention_mask"][20:], strict=True
-    ):
-        known = mask.bool()
-        assert ids[known].tolist() == labels[known].tolist() == processor.tokenizer(text)["input_ids"]
-        assert (labels[~known] == -100).all()
 
 
 @pytest.mark.usefixtures("needs_renderer")

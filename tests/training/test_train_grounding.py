@@ -21,7 +21,7 @@ def recipe(small_dir, tmp_path_factory, needs_renderer):
         "model_name_or_path": str(small_dir), "levels": ["one_room"], "views_per_house": 6, "eval_houses": 6,
         "max_steps": 40, "per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 1,
         "save_strategy": "no", "save_minutes": 0.0, "save_total_limit": 100, "use_cpu": True, "disable_tqdm": True,
-        "seed": 3, "text_share": 0.25, "hfov_degrees": 80,
+        "seed": 3, "hfov_degrees": 80,
     }  # fmt: skip
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))

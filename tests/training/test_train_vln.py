@@ -71,6 +71,14 @@ def test_everything_trains(finished, small_dir):
     assert [name for name in still if not name.endswith("k_proj.bias")] == []
 
 
+def test_action_weights_count_in_the_loss(finished, recipe, run_script, tmp_path):
+    """All actions twice as heavy: the loss of the first step, from the same weights, is twice the plain one."""
+    options = ("--save_strategy", "no", "--eval_strategy", "no", "--max_steps", "1", "--action_weights")
+    heavy = [f"{name}=2" for name in ("stop", "move_forward", "turn_left", "turn_right")]
+    run_script("train_vln.py", recipe, "--output_dir", tmp_path / "vln", *options, *heavy)
+    assert logged(tmp_path / "vln", "loss")[1] == pytest.approx(2 * logged(finished, "loss")[1], rel=1e-5)
+
+
 def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
     """Stopped within an epoch and continued, the run ends with the weights of the run that was not stopped."""
     out = tmp_path / "vln"
@@ -131,6 +139,10 @@ def test_deepspeed_zero2(recipe, run_script, tmp_path):
         (("RECIPE", "--train_dir", "nowhere"), "nowhere is not a folder; expected one that holds traj_"),
         (("RECIPE", "--history_frames", "0"), "navigation.history_frames=0, but expected a positive number"),
         (("RECIPE", "--history_noise", "2"), "history_noise 2.0 is out of range"),
+        (
+            ("RECIPE", "--action_weights", "halt=2"),
+            "action_weights='halt=2' is not of the form ACTION=POSITIVE_NUMBER",
+        ),
         (("RECIPE", "--windows", "random"), "train_sampling_strategy='group_by_length' needs windows whose lengths"),
     ],
 )
