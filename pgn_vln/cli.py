@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 COMMANDS = {
     ("new",): ("new", "write an untrained tiny PGN"),
+    ("convert", "from-parts"): ("convert_from_parts", "language model + vision tower + Q-Former -> PGN"),
+    ("convert", "from-original"): ("convert_from_original", "a .pth of the original PGN -> PGN"),
+    ("convert", "to-original"): ("convert_to_original", "PGN -> a .pth of the original PGN"),
+    ("convert", "to-lavis"): ("convert_to_lavis", "vision tower and Q-Former of a PGN -> a .pth of LAVIS"),
+    ("convert", "inspect"): ("convert_inspect", "what is in a file or folder of weights"),
     ("episodes", "generate"): ("generate_episodes", "expert episodes in built-in houses"),
     ("episodes", "validate"): ("validate_episodes", "check a folder of episodes"),
     ("evaluate", "grounding"): ("evaluate_grounding", "what a checkpoint can name, in unseen houses"),
@@ -16,7 +21,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What `pgn --help` says."""
-    lines = [f"  pgn {' '.join(words):<20} {about}" for words, (_, about) in COMMANDS.items()]
+    lines = [f"  pgn {' '.join(words):<22} {about}" for words, (_, about) in COMMANDS.items()]
     return "\n".join(["usage: pgn COMMAND [RECIPE.yaml] [--field value ...]", "", *lines, "", "pgn COMMAND --help"])
 
 
@@ -35,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pgn_vln.arguments import parse_arguments, plain_errors
 
     command = importlib.import_module(f"pgn_vln.commands.{COMMANDS[words][0]}")
-    (args,) = parse_arguments((command.Arguments,), argv[len(words) :], prog=f"pgn {' '.join(words)}")
+    rest = argv[len(words) :]
+    if rest and not rest[0].startswith("-") and (field := getattr(command, "POSITIONAL", None)):
+        # What the command is about needs no flag; its recipe, if it has one, is given with --config.
+        rest = [f"--{field}", *rest]
+    (args,) = parse_arguments((command.Arguments,), rest, prog=f"pgn {' '.join(words)}")
     with plain_errors():
         command.run(args)
     return 0

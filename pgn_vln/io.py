@@ -14,6 +14,11 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
+def give_usual_rights(path: str | os.PathLike[str]) -> None:
+    """Let everybody read a file whom the umask allows; some libraries make files that only their owner can read."""
+    os.chmod(path, 0o666 & ~_UMASK)
+
+
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content` beside `path` and rename it into place; the folder is created if need be.
 
@@ -25,8 +30,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        # mkstemp makes files that only their owner can read; a report is for everybody whom the umask allows.
-        os.chmod(temporary, 0o666 & ~_UMASK)
+        give_usual_rights(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -51,6 +55,29 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 def write_json_atomic(path: str | os.PathLike[str], value: Any, indent: int | None = 2) -> Path:
     """Write strict JSON (see `strict_json`), closed by a newline, with `write_bytes_atomic`."""
     return write_text_atomic(path, strict_json(value, indent) + "\n")
+
+
+@contextmanager
+def new_file(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside ``out`` that becomes it when the block ends well, and vanishes when it does not.
+
+    Raises:
+        FileExistsError: ``out`` exists: nothing that was made before is overwritten.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; choose another name, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=out.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        give_usual_rights(temporary)
+        os.replace(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -1,0 +1,290 @@
+"""``pgn convert from-parts``: a language model, a vision tower and a Q-Former become one PGN checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, PreTrainedConfig
+
+from modeling_pgn import PGNConfig
+from modeling_pgn.prompting_pgn import SPECIAL_TOKENS
+from pgn_vln.convert import vision
+from pgn_vln.convert.checkpoint import Blueprint, write_checkpoint
+from pgn_vln.convert.language import (
+    HEAD,
+    LANGUAGE_MODEL,
+    LANGUAGE_PREFIX,
+    LanguageModel,
+    extend_rows,
+    is_buffer,
+    read_language_model,
+)
+from pgn_vln.convert.plan import Ledger, Origin, Piece, account, take
+from pgn_vln.convert.weights import Entry, Weights, open_weights
+
+# One seed for the embedding, another for the head: their rows are drawn apart.
+_EMBEDDING_SEED, _HEAD_SEED = 0, 1
+UNTRAINED = "untrained, drawn at random"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a conversion may be told beside its sources.
+
+    Args:
+        dtype: of every tensor, None for that of its source.
+        image_size: of a frame, where it shall not be the vision tower's own.
+        vision_heads, qformer_heads: attention heads, where the width does not tell.
+        history_frames: how many past frames the navigator remembers, None for PGN's default.
+        max_shard_size: of a file of weights.
+    """
+
+    dtype: torch.dtype | None = None
+    image_size: int | None = None
+    vision_heads: int | None = None
+    qformer_heads: int | None = None
+    history_frames: int | None = None
+    max_shard_size: str = "2GB"
+
+
+class VisionSide:
+    """The vision tower's or the Q-Former's source, whichever of its three forms it has.
+
+    Args:
+        weights: of LAVIS (``blip2_pretrained.pth``), of the ViT alone (``eva_vit_g.pth``), or of transformers' BLIP-2.
+
+    Raises:
+        ValueError: it holds neither a vision tower nor a Q-Former.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        weights = vision.lavis_names(vision.blip2_names(weights))
+        self.weights = weights
+        self.blip2 = any(name.startswith(("vision_model.", "qformer.")) for name in weights)
+        self.has_vision = ("vision_model.embeddings.class_embedding" if self.blip2 else
+                           "visual_encoder.cls_token") in weights  # fmt: skip
+        self.has_qformer = "query_tokens" in weights
+        self.has_norm = ("vision_model.post_layernorm.weight" if self.blip2 else "ln_vision.weight") in weights
+        if not (self.has_vision or self.has_qformer):
+            some = ", ".join(list(weights)[:4])
+            raise ValueError(
+                f"{weights.path} holds neither a vision tower nor a Q-Former; expected the names of LAVIS "
+                f"(visual_encoder.*, Qformer.*), of eva_vit_g.pth or of transformers' BLIP-2 (vision_model.*, "
+                f"qformer.*), found {some}, …; 'pgn convert inspect {weights.path}' shows all"
+            )
+
+    def origins(self, pairs) -> dict[str, Origin]:
+        """What the tensors of some pairs are made of here."""
+        if self.blip2:
+            return {pair.ours: Origin((pair.blip2,)) for pair in pairs}
+        return {
+            pair.ours: Origin(pair.theirs, self.weights[pair.theirs[0]].shape, vision.fuse_qkv_bias)
+            if len(pair.theirs) > 1 and pair.theirs[0] in self.weights
+            else Origin(pair.theirs)
+            for pair in pairs
+        }
+
+    def vision_config(self, options: Options) -> Blip2VisionConfig:
+        """Sizes of its vision tower."""
+        if not self.blip2:
+            return vision.infer_vision_config(self.weights, options.vision_heads, options.image_size)
+        config = self._blip2_config().vision_config
+        if options.image_size:
+            config.image_size = vision.check_image_size(options.image_size, config.patch_size)
+        return config
+
+    def qformer_config(self, options: Options) -> Blip2QFormerConfig:
+        """Sizes of its Q-Former, without its text branch."""
+        if not self.blip2:
+            return vision.infer_qformer_config(self.weights, options.qformer_heads)
+        config = self._blip2_config().qformer_config
+        config.use_qformer_text_input = False
+        return config
+
+    def _blip2_config(self) -> Blip2Config:
+        folder = self.weights.path if self.weights.path.is_dir() else self.weights.path.parent
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{self.weights.path} has the names of transformers' BLIP-2, but {folder} has no config.json to tell "
+                "its sizes; give the whole folder"
+            )
+        return Blip2Config.from_pretrained(folder)
+
+
+def convert_parts(llm: str, vision_file: str | None, qformer_file: str | None, out: str, options: Options) -> Ledger:
+    """Write a PGN checkpoint from its parts; see the module's command for what they may be.
+
+    A file that holds both vision tower and Q-Former needs to be named once.
+
+    Raises:
+        ValueError: a part cannot be used; the message names file, tensor or field, value and remedy.
+        FileExistsError: ``out`` holds something already.
+        OSError: the disk is too small.
+    """
+    language = read_language_model(llm)
+    sides = {name: VisionSide(open_weights(name)) for name in dict.fromkeys([vision_file, qformer_file]) if name}
+    tower = sides.get(vision_file) or next((side for side in sides.values() if side.has_vision), None)
+    queries = sides.get(qformer_file) or next((side for side in sides.values() if side.has_qformer), None)
+    for flag, side, has in (("vision", tower, "has_vision"), ("qformer", queries, "has_qformer")):
+        if side and not getattr(side, has):
+            path = side.weights.path
+            raise ValueError(f"--{flag} {path} holds no {flag} part; 'pgn convert inspect {path}' shows what it holds")
+
+    ledger = Ledger()
+    llm_weights = open_weights(llm)
+    blueprint = Blueprint(build_config(language, tower, queries, options), options.dtype or main_dtype(llm_weights))
+    pieces = vision_pieces(blueprint, ledger, tower, queries, options)
+    pieces += blueprint.new(blueprint.part("model.projector."), ledger, f"projector, {UNTRAINED}")
+    pieces += language_pieces(blueprint, ledger, language, llm_weights, options.dtype, language.new_ids)
+    for side in sides.values():
+        account_vision(ledger, side)
+    sources = {"llm": llm, "vision": vision_file, "qformer": qformer_file}
+    write_checkpoint(
+        Path(out), blueprint, pieces, language.tokenizer, ledger, options.max_shard_size,
+        {"command": "from-parts", "sources": sources},
+    )  # fmt: skip
+    return ledger
+
+
+def build_config(
+    language: LanguageModel, tower: VisionSide | None, queries: VisionSide | None, options: Options, **navigation
+) -> PGNConfig:
+    """The configuration of the result; where a part has no source, BLIP-2's published sizes."""
+    vision_config = tower.vision_config(options) if tower else Blip2VisionConfig()
+    if options.image_size and not tower:
+        vision_config.image_size = vision.check_image_size(options.image_size, vision_config.patch_size)
+    qformer_config: PreTrainedConfig | None = queries.qformer_config(options) if queries else None
+    tokens = {field: value for field, value in zip(PGNConfig.special_token_fields(), language.token_ids, strict=True)}
+    if queries:
+        tokens["num_query_tokens"] = queries.weights["query_tokens"].shape[1]
+    if options.history_frames is not None:
+        navigation["history_frames"] = options.history_frames
+    return PGNConfig(
+        vision_config=vision_config,
+        qformer_config=qformer_config,
+        text_config=language.config,
+        navigation=navigation,
+        **tokens,
+    )
+
+
+def main_dtype(weights: Weights) -> torch.dtype:
+    """The floating-point type that most bytes of some weights have."""
+    nbytes: dict[torch.dtype, int] = {}
+    for entry in weights.values():
+        if entry.dtype.is_floating_point:
+            nbytes[entry.dtype] = nbytes.get(entry.dtype, 0) + entry.nbytes
+    if not nbytes:
+        raise ValueError(f"{weights.path} holds no floating-point tensors")
+    return max(nbytes, key=nbytes.get)
+
+
+def vision_pieces(
+    blueprint: Blueprint, ledger: Ledger, tower: VisionSide | None, queries: VisionSide | None, options: Options
+) -> list[Piece]:
+    """Vision tower, its last norm, queries and Q-Former."""
+    config, pieces = blueprint.model.config, []
+    if tower:
+        wanted = tower.origins(vision.vision_pairs(config.vision_config.num_hidden_layers))
+        position, patches = vision.POSITION_EMBEDDING, blueprint.shapes[vision.POSITION_EMBEDDING][1] - 1
+        (name,) = wanted[position].names
+        if name in tower.weights and (shape := tower.weights[name].shape) != blueprint.shapes[position]:
+            resized = (*shape[:2], blueprint.shapes[position][2])
+            wanted[position] = Origin(
+                (name,), resized, lambda embedding: vision.resize_position_embedding(embedding, patches)
+            )
+            ledger.notes.append(f"position embedding resized from {shape[1] - 1} to {patches} patches (bicubic)")
+        pieces += take(ledger, tower.weights, wanted, blueprint.shapes, options.dtype, vision.VISION)
+    else:
+        names = [name for name in blueprint.part(vision.VISION_PREFIX) if not name.startswith(vision.LN_VISION)]
+        pieces += blueprint.new(names, ledger, f"{vision.VISION}, {UNTRAINED} (no --vision)")
+
+    # The Q-Former was trained behind its own file's norm.
+    norm = next((side for side in (queries, tower) if side and side.has_norm), None)
+    if norm:
+        wanted = norm.origins(vision.norm_pairs())
+        pieces += take(ledger, norm.weights, wanted, blueprint.shapes, options.dtype, "vision tower's last norm")
+    else:
+        names = blueprint.part(vision.LN_VISION)
+        pieces += blueprint.new(names, ledger, "last norm of the vision tower, the identity (no file has ln_vision)")
+
+    if queries:
+        qformer = config.qformer_config
+        crossed = range(0, qformer.num_hidden_layers, qformer.cross_attention_frequency)
+        wanted = queries.origins(vision.qformer_pairs(qformer.num_hidden_layers, crossed))
+        pieces += take(ledger, queries.weights, wanted, blueprint.shapes, options.dtype, vision.QFORMER)
+    else:
+        names = blueprint.part(vision.QFORMER_PREFIX, vision.QUERY_TOKENS)
+        pieces += blueprint.new(names, ledger, f"{vision.QFORMER} and queries, {UNTRAINED} (no --qformer)")
+    return pieces
+
+
+def account_vision(ledger: Ledger, side: VisionSide) -> None:
+    """Say why what is left of a file of the vision side is left out."""
+    used = ledger.used_of(side.weights.path)
+    unused = {
+        vision.VISION: ("visual_encoder.", "vision_model."),
+        vision.QFORMER: ("query_tokens", "Qformer.", "qformer."),
+        "last norm": ("ln_vision.", "vision_model.post_layernorm."),
+    }
+    taken = {part for part, prefixes in unused.items() if any(name.startswith(prefixes) for name in used)}
+
+    def reason_of(name: str) -> str | None:
+        if reason := vision.dropped_reason(name):
+            return reason
+        # The 40th block of a ViT of which 39 are used.
+        if name.startswith("visual_encoder.blocks.39."):
+            return vision.LAST_BLOCK
+        for part, prefixes in reversed(unused.items()):
+            if name.startswith(prefixes):
+                return None if part in taken else f"{part}: another file's is used"
+        return None
+
+    account(ledger, side.weights, reason_of, "vision side")
+
+
+def language_pieces(
+    blueprint: Blueprint,
+    ledger: Ledger,
+    language: LanguageModel,
+    weights: Weights,
+    dtype: torch.dtype | None,
+    new_ids: tuple[int, ...],
+    last_rows: Mapping[str, Entry] | None = None,
+    remedy: str = "",
+) -> list[Piece]:
+    """The language model and its head, with rows for the special tokens.
+
+    Args:
+        weights: with the published names of the language model.
+        new_ids: of the special tokens that it has no rows for; they are drawn.
+        last_rows: ``embedding`` and ``head``, a row each, for the last of ``new_ids``, instead of drawing it.
+        remedy: what to do about tensors of which nothing is known.
+    """
+    names: Mapping[str, str] = {language.pgn_name(name): name for name in weights}
+    wanted = {}
+    for name in [*blueprint.part(LANGUAGE_PREFIX), *blueprint.part(HEAD)]:
+        wanted[name] = Origin((names.get(name, name.replace(LANGUAGE_PREFIX, language.base_prefix)),))
+    tables = (("embedding", language.pgn_name(language.embedding), _EMBEDDING_SEED), ("head", HEAD, _HEAD_SEED))
+    for table, name, seed in tables:
+        if name not in wanted or (not new_ids and language.rows == language.total_rows):
+            continue
+        source, shape = wanted[name].names, (language.rows, blueprint.shapes[name][1])
+        if last_rows and table in last_rows:
+            wanted[name] = Origin(source, shape, lambda rows, last: torch.cat([rows, last]), (last_rows[table],))
+            continue
+        wanted[name] = Origin(source, shape, extend_rows(language.rows, language.total_rows, new_ids, seed))
+        tokens = [f"{name}[{i}] {SPECIAL_TOKENS[language.token_ids.index(i)]}" for i in new_ids]
+        ledger.add("rows of the vocabulary, each drawn near the mean of the others", tokens)
+    pieces = take(ledger, weights, wanted, blueprint.shapes, dtype, LANGUAGE_MODEL)
+
+    def reason_of(name: str) -> str | None:
+        if is_buffer(name):
+            return "buffers that the language model computes itself"
+        if language.tied and language.pgn_name(name) == HEAD:
+            return "head: it is the embedding (tie_word_embeddings)"
+        return None
+
+    account(ledger, weights, reason_of, LANGUAGE_MODEL, remedy)
+    return pieces
