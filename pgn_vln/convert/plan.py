@@ -5,7 +5,6 @@ All that can be refused is refused here, before anything is written.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +94,11 @@ def _dtypes(entries: Iterable[Entry]) -> str:
 
 
 def shorten(names: Iterable[str], most: int = 4) -> list[str]:
-    """Names with their layer numbers left out, each once, at most so many of them."""
-    patterns = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
-    shown = list(patterns)[:most]
+    """Names with their layer numbers left out where several differ in nothing else, at most so many of them."""
+    patterns: dict[str, list[str]] = {}
+    for name in names:
+        patterns.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", name), []).append(name)
+    shown = [alike[0] if len(alike) == 1 else pattern for pattern, alike in list(patterns.items())[:most]]
     return shown + ([f"and {len(patterns) - most} more"] if len(patterns) > most else [])
 
 

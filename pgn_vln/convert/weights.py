@@ -214,23 +214,19 @@ def _load_torch(path: Path):
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        said = str(error)
-        if "Unsupported global" not in said and "Unsupported class" not in said and "Unsupported operand" not in said:
-            raise ValueError(f"{path} is no file of torch.save: {said.splitlines()[0]}; give another file") from None
+        # What torch would not make is named behind the word GLOBAL; without it, the bytes are no pickle at all.
+        words = str(error).split()
+        made = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "GLOBAL"), None)
+        if made is None:
+            raise ValueError(f"{path} is no file of torch.save, or cut short; get it again") from None
         raise ValueError(
-            f"{path} holds more than tensors ({_global_named(said)}): reading it would run code that the "
-            "file brings along, so it is refused. If you trust where it comes from, write its tensors to a new file "
-            "where that code is installed: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)"
+            f"{path} holds more than tensors ({made}): reading it would run code that the file brings along, so it is "
+            "refused. If you trust where it comes from, write its tensors to a new file where that code is installed: "
+            "torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)"
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path} cannot be read: {lines[0]}; it is cut short or no file of torch.save") from None
-
-
-def _global_named(message: str) -> str:
-    """The name in torch's "Unsupported global: GLOBAL argparse.Namespace was not an allowed global"."""
-    words = message.split()
-    return next((words[i + 1].strip("`'\",") for i, word in enumerate(words[:-1]) if word == "GLOBAL"), "an object")
 
 
 def _split(path: Path, loaded) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], tuple[str, ...]]:
