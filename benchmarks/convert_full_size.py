@@ -141,7 +141,7 @@ def make_tokenizer(folder: Path, config: OpenPanguConfig):
 
 
 def make_lavis(path: Path, vision: Blip2VisionConfig, qformer: Blip2QFormerConfig, words: int):
-    """A first-stage checkpoint in LAVIS's layout: the ViT in fp16, the rest in fp32, text branch and heads included."""
+    """A first-stage checkpoint in LAVIS's layout: ViT in fp16, the rest in fp32, text branch and heads included."""
     width, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
     tokens = (vision.image_size // patch) ** 2
     q_width, q_inner = qformer.hidden_size, qformer.intermediate_size

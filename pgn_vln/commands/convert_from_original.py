@@ -25,6 +25,4 @@ def run(args: Arguments):
     """Convert, and say what became of every tensor."""
     print(convert_original(args.file, args.llm, args.out, args.options(), args.rename, args.lora_alpha))
     print(f"wrote {args.out}; conversion.json in it names every tensor")
-    print(
-        f"next: pgn act, or python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{args.out}')\""
-    )
+    print(f"next: pgn evaluate vln --model {args.out}")

@@ -222,13 +222,13 @@ def vision_pieces(
 
 def account_vision(ledger: Ledger, side: VisionSide) -> None:
     """Say why what is left of a file of the vision side is left out."""
-    used = ledger.used_of(side.weights.path)
-    unused = {
+    used = {name.removeprefix(side.weights.prefix) for name in ledger.used_of(side.weights.path)}
+    prefixes_of = {
         vision.VISION: ("visual_encoder.", "vision_model."),
         vision.QFORMER: ("query_tokens", "Qformer.", "qformer."),
         "last norm": ("ln_vision.", "vision_model.post_layernorm."),
     }
-    taken = {part for part, prefixes in unused.items() if any(name.startswith(prefixes) for name in used)}
+    taken = {part for part, prefixes in prefixes_of.items() if any(name.startswith(prefixes) for name in used)}
 
     def reason_of(name: str) -> str | None:
         if reason := vision.dropped_reason(name):
@@ -236,7 +236,7 @@ def account_vision(ledger: Ledger, side: VisionSide) -> None:
         # The 40th block of a ViT of which 39 are used.
         if name.startswith("visual_encoder.blocks.39."):
             return vision.LAST_BLOCK
-        for part, prefixes in reversed(unused.items()):
+        for part, prefixes in reversed(prefixes_of.items()):
             if name.startswith(prefixes):
                 return None if part in taken else f"{part}: another file's is used"
         return None

@@ -199,6 +199,8 @@ def test_what_does_not_fit_is_refused(pgn, original_state, llm, lavis_file, tmp_
     assert "llm.lm_head.weight is 1024 x 64, expected 1027 x 64" in refused
     refused = broken(**{"pangu_proj.2.bias": None})
     assert "lacks 1 tensors of the projector: pangu_proj.2.bias" in refused
+    refused = broken(**{"vision_frontend.visual_encoder.rel_pos": torch.zeros(3)})
+    assert "belong to no part of the vision side: vision_frontend.visual_encoder.rel_pos" in refused
     refused = broken(**{"pangu_proj.4.weight": torch.zeros(3)})
     assert "belong to no part of the projector: pangu_proj.4.weight" in refused
     refused = broken(**{"pangu_proj.0.weight": torch.zeros(64, 50)})
