@@ -1,6 +1,8 @@
 """What all tests share: the tiny model, made once a session by the code that users run."""
 
 import os
+import subprocess
+import sys
 
 # Nothing here may reach out: a test that would download something fails at once instead of hanging.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -65,3 +67,22 @@ def needs_renderer():
         Renderer(16, Camera()).close()
     except RendererUnavailableError as error:
         pytest.skip(f"houses cannot be drawn here, is the system package libx11-6 installed? {error}")
+
+
+@pytest.fixture(scope="session")
+def run_script(request):
+    """Run a script of the repository in a process of its own, from the repository's root."""
+
+    def run(*arguments, launcher=(sys.executable,), ok=True, **environment):
+        done = subprocess.run(
+            [*map(str, launcher), *map(str, arguments)],
+            cwd=request.config.rootpath,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert (done.returncode == 0) is ok, (done.stdout + done.stderr)[-4000:]
+        return done
+
+    return run

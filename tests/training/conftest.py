@@ -1,10 +1,7 @@
 """A model even smaller than tiny, and a few short episodes, so that training runs take seconds."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -53,22 +50,3 @@ def episodes_dir(tmp_path_factory, needs_renderer):
         shutil.rmtree(out / images_folder(path.stem.removeprefix("traj_")))
         path.unlink()
     return out
-
-
-@pytest.fixture(scope="session")
-def run_script(request):
-    """Run a script of the repository in a process of its own, from the repository's root."""
-
-    def run(*arguments, launcher=(sys.executable,), ok=True, **environment):
-        done = subprocess.run(
-            [*map(str, launcher), *map(str, arguments)],
-            cwd=request.config.rootpath,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert (done.returncode == 0) is ok, (done.stdout + done.stderr)[-4000:]
-        return done
-
-    return run
