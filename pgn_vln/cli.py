@@ -40,14 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pgn_vln.arguments import parse_arguments, plain_errors
 
     command = importlib.import_module(f"pgn_vln.commands.{COMMANDS[words][0]}")
-    rest = argv[len(words) :]
-    if rest and not rest[0].startswith("-") and (field := getattr(command, "POSITIONAL", None)):
-        # What the command is about needs no flag; its recipe, if it has one, is given with --config.
-        rest = [f"--{field}", *rest]
+    rest = _with_flag(argv[len(words) :], getattr(command, "POSITIONAL", None))
     (args,) = parse_arguments((command.Arguments,), rest, prog=f"pgn {' '.join(words)}")
     with plain_errors():
         command.run(args)
     return 0
+
+
+def _with_flag(arguments: list[str], field: str | None) -> list[str]:
+    """Give the one argument that needs no flag its flag, where it stands first or last.
+
+    A recipe, if such a command has one, is given with --config.
+    """
+    if field is None or f"--{field}" in arguments or not arguments:
+        return arguments
+    if not arguments[0].startswith("-"):
+        return [f"--{field}", *arguments]
+    if len(arguments) > 2 and not arguments[-1].startswith("-") and not arguments[-2].startswith("-"):
+        return [*arguments[:-1], f"--{field}", arguments[-1]]
+    return arguments
 
 
 if __name__ == "__main__":

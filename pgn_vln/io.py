@@ -57,17 +57,25 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any, indent: int | No
     return write_text_atomic(path, strict_json(value, indent) + "\n")
 
 
+def _make_folder_around(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{out} cannot be written: {error}; choose another place") from None
+
+
 @contextmanager
 def new_file(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside ``out`` that becomes it when the block ends well, and vanishes when it does not.
 
     Raises:
         FileExistsError: ``out`` exists: nothing that was made before is overwritten.
+        OSError: the folder around it cannot be made.
     """
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder_around(out)
     handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=out.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -86,11 +94,12 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``out`` exists and is not empty: nothing that was made before is overwritten.
+        OSError: the folder around it cannot be made.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already; choose another folder, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder_around(out)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary

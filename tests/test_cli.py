@@ -32,6 +32,13 @@ def test_unknown_commands_and_values_are_named(tmp_path):
     assert "no_such_field" in pgn("new", "--out", tmp_path / "m", "--no_such_field", "1", ok=False).stderr
 
 
+def test_what_a_command_is_about_needs_no_flag(tmp_path):
+    """First or last; a recipe is then given with --config."""
+    for words in (["nothing.pth"], ["--tensors", "true", "nothing.pth"], ["--path", "nothing.pth"]):
+        refused = pgn("convert", "inspect", *words, ok=False, cwd=tmp_path).stderr
+        assert "'nothing.pth' does not exist" in refused
+
+
 def test_generate_then_validate_then_break(tmp_path, needs_renderer):
     folder = tmp_path / "episodes"
     options = ("--level", "one_room", "--split", "val", "--image_size", "32", "--out", folder)

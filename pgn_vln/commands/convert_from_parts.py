@@ -1,5 +1,6 @@
 """`pgn convert from-parts`: a language model, a vision tower and a Q-Former become one PGN checkpoint."""
 
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,8 @@ class WritingArguments:
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+        if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", self.max_shard_size):
+            raise ValueError(f"max_shard_size={self.max_shard_size!r} is no size; expected one like 500MB or 2GB")
 
     def options(self) -> Options:
         """For the converter."""

@@ -4,7 +4,8 @@ import copy
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -100,14 +101,13 @@ def write_checkpoint(
     config = blueprint.model.config
     side = config.vision_config.image_size
     with new_folder(out) as folder:
-        check_room(folder, sum(piece.nbytes for piece in pieces))
+        check_room(out, sum(piece.nbytes for piece in pieces))
         image_processor = PGNImageProcessor(size={"height": side, "width": side})
         processor = PGNProcessor(image_processor, tokenizer, num_query_tokens=config.num_query_tokens)
         processor.check_model(config)
         # Without tensors nothing but configuration and code is written; its progress bar would show just that.
-        logging.disable_progress_bar()
-        blueprint.model.save_pretrained(folder, state_dict={})
-        logging.enable_progress_bar()
+        with _no_progress_bar():
+            blueprint.model.save_pretrained(folder, state_dict={})
         processor.save_pretrained(folder)
         _write_shards(folder, blueprint, pieces, max_shard_size)
         if more:
@@ -115,16 +115,27 @@ def write_checkpoint(
         write_json_atomic(folder / RECORD_FILE, {**record, **ledger.to_dict()})
 
 
-def check_room(folder: Path, nbytes: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def check_room(out: Path, nbytes: int) -> None:
+    """Refuse to begin what the disk cannot hold; the folder around ``out`` is there.
 
     Raises:
         OSError: with both numbers.
     """
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(Path(out).parent).free
     if nbytes > free:
         raise OSError(
-            f"the result takes {nbytes / 1e9:.1f} GB, the disk of {folder.parent} has {free / 1e9:.1f} GB left; make "
+            f"the result takes {nbytes / 1e9:.1f} GB, the disk of {out} has {free / 1e9:.1f} GB left; make "
             "room, or write to another disk"
         )
 

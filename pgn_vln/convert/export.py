@@ -1,6 +1,7 @@
 """``pgn convert to-original`` and ``to-lavis``: a PGN checkpoint in the formats it came from, tensor by tensor."""
 
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from modeling_pgn import PGNConfig
 from modeling_pgn.prompting_pgn import SPECIAL_TOKENS
 from pgn_vln.convert import vision
 from pgn_vln.convert.checkpoint import check_room
-from pgn_vln.convert.language import HEAD, LANGUAGE_MODEL, LANGUAGE_PREFIX, causal_lm_on_meta
-from pgn_vln.convert.original import FRONTEND, LANGUAGE, PLACEHOLDER_ROWS, PROJECTOR_LAYERS
+from pgn_vln.convert.language import HEAD, LANGUAGE_MODEL, LANGUAGE_PREFIX, published_names
+from pgn_vln.convert.original import FRONTEND, LANGUAGE, PLACEHOLDER_ROWS, projector_names
 from pgn_vln.convert.plan import Ledger, Origin, Piece, account, take
 from pgn_vln.convert.weights import Weights, open_tensors, open_weights
 from pgn_vln.io import new_file
@@ -34,8 +35,6 @@ def to_lavis(folder: str, out: str) -> Ledger:
     config, weights = _open_pgn(folder)
     ledger = Ledger()
     pieces = _vision_side(ledger, config, weights, "")
-    layers = config.qformer_config.num_hidden_layers
-    ledger.absent["LAVIS's text branch and heads, which PGN dropped"] = vision.text_branch_names(layers)
 
     def reason_of(name: str) -> str | None:
         rest = ("model.projector.", LANGUAGE_PREFIX, HEAD)
@@ -68,13 +67,9 @@ def to_original(folder: str, out: str) -> Ledger:
         )
     ledger = Ledger()
     pieces = _vision_side(ledger, config, weights, FRONTEND)
-    projector = {
-        f"{theirs}{kind}": Origin((f"{ours}{kind}",))
-        for ours, theirs in PROJECTOR_LAYERS.items()
-        for kind in ("weight", "bias")
-    }
+    projector = {theirs: Origin((ours,)) for ours, theirs in projector_names().items()}
     pieces += _plain(ledger, weights, projector, "projector")
-    text, base_prefix, embedding = config.text_config, *_names(config.text_config)
+    base_prefix, embedding, _ = published_names(config.text_config)
     language = {
         LANGUAGE + name.replace(LANGUAGE_PREFIX, base_prefix): Origin((name,))
         for name in weights
@@ -84,14 +79,14 @@ def to_original(folder: str, out: str) -> Ledger:
         language[LANGUAGE + HEAD] = Origin((HEAD,))
     tables = {"embedding": LANGUAGE + embedding, "head": LANGUAGE + HEAD}
     shapes = _shapes(weights, language)
-    rows = []
+    rows, width = [], config.text_config.hidden_size
     for table, name in tables.items():
         if name in language:
             source = language[name].names
             language[name] = Origin(source, shapes[name], lambda weight: weight[:-1])
             entry = weights[source[0]]
-            shapes[name] = (total - 1, text.hidden_size)
-            rows.append(Piece(table, (1, text.hidden_size), entry.dtype, (entry,), lambda weight: weight[-1:]))
+            shapes[name] = (total - 1, width)
+            rows.append(Piece(table, (1, width), entry.dtype, (entry,), lambda weight: weight[-1:]))
     pieces += take(ledger, weights, language, shapes, None, LANGUAGE_MODEL)
     account(ledger, weights, lambda name: None, "PGN")
     ledger.notes.append(f"the image placeholder's row is kept beside the model, as {PLACEHOLDER_ROWS}")
@@ -112,7 +107,7 @@ def write_pth(out: Path, parts: Mapping[str, Sequence[Piece]]) -> None:
     pieces = [(part, piece) for part, members in parts.items() for piece in members]
     total = sum(piece.nbytes for _, piece in pieces)
     with new_file(out) as file:
-        check_room(file.parent, total)
+        check_room(out, total)
         with FakeTensorMode():
             layout = {
                 part: {piece.name: torch.empty(piece.shape, dtype=piece.dtype) for piece in members}
@@ -120,6 +115,7 @@ def write_pth(out: Path, parts: Mapping[str, Sequence[Piece]]) -> None:
             }
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save(layout, file)
+        _claim_room(file)
         with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
             for group in _groups(pieces):
                 entries = [entry for _, piece in group for entry in piece.sources]
@@ -129,6 +125,13 @@ def write_pth(out: Path, parts: Mapping[str, Sequence[Piece]]) -> None:
                         target[part][piece.name].copy_(piece.build(opened))
                         bar.update(piece.nbytes)
                     del target
+
+
+def _claim_room(file: Path) -> None:
+    """Have the disk give the room of a sparse file now: a full one could not be reported while it is being filled."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
 
 
 def _groups(pieces: list[tuple[str, Piece]]) -> list[list[tuple[str, Piece]]]:
@@ -154,14 +157,6 @@ def _open_pgn(folder: str) -> tuple[PGNConfig, Weights]:
     return PGNConfig.from_pretrained(path), open_weights(path)
 
 
-def _names(text_config: PreTrainedConfig) -> tuple[str, str]:
-    """The prefix of the backbone of a language model as it is published, and the name of its embedding."""
-    model = causal_lm_on_meta(text_config)
-    embedding = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embedding)
-    return f"{model.base_model_prefix}.", f"{name}.weight"
-
-
 def _shapes(weights: Weights, wanted: Mapping[str, Origin]) -> dict[str, tuple[int, ...]]:
     return {name: weights[origin.names[0]].shape for name, origin in wanted.items() if origin.names[0] in weights}
 
@@ -173,37 +168,31 @@ def _plain(ledger: Ledger, weights: Weights, wanted: Mapping[str, Origin], part:
 
 def _vision_side(ledger: Ledger, config: PGNConfig, weights: Weights, prefix: str) -> list[Piece]:
     """Vision tower, last norm, queries and Q-Former under LAVIS's names."""
-    qformer = config.qformer_config
-    crossed = range(0, qformer.num_hidden_layers, qformer.cross_attention_frequency)
     groups = {
         vision.VISION: [*vision.vision_pairs(config.vision_config.num_hidden_layers), *vision.norm_pairs()],
-        vision.QFORMER: list(vision.qformer_pairs(qformer.num_hidden_layers, crossed)),
+        vision.QFORMER: list(vision.qformer_pairs(config.qformer_config)),
     }
     pieces = []
     for part, pairs in groups.items():
-        fused = [pair for pair in pairs if len(pair.theirs) > 1]
-        wanted = {prefix + pair.theirs[0]: Origin((pair.ours,)) for pair in pairs if pair not in fused}
-        pieces += _plain(ledger, weights, wanted, part)
-        if fused:
-            pieces += _qkv_biases(ledger, weights, fused, prefix, part)
+        plain = {prefix + pair.theirs[0]: Origin((pair.ours,)) for pair in pairs if len(pair.theirs) == 1}
+        pieces += _plain(ledger, weights, plain, part)
+    fused = [pair for pair in groups[vision.VISION] if len(pair.theirs) > 1]
+    pieces += _qkv_biases(ledger, weights, fused, prefix, config.vision_config.hidden_size)
+    layers = config.qformer_config.num_hidden_layers
+    absent = [prefix + name for name in vision.text_branch_names(layers)]
+    ledger.lack("LAVIS's text branch and heads, which PGN dropped", absent)
     return pieces
 
 
-def _qkv_biases(ledger: Ledger, weights: Weights, pairs: list[vision.Pair], prefix: str, part: str) -> list[Piece]:
+def _qkv_biases(ledger: Ledger, weights: Weights, pairs: list[vision.Pair], prefix: str, width: int) -> list[Piece]:
     """The query and value thirds of each fused bias; LAVIS has no place for the key's."""
-    pieces, largest = [], 0.0
-    for half, start in (("q", 0), ("v", 2)):
-        wanted, shapes = {}, {}
-        for pair in pairs:
-            name = prefix + pair.theirs[0 if half == "q" else 1]
-            fused = weights[pair.ours].shape if pair.ours in weights else (0,)
-            width = fused[0] // 3
-            wanted[name] = Origin((pair.ours,), fused, lambda bias, i=start, w=width: bias[i * w : (i + 1) * w])
-            shapes[name] = (width,)
-        pieces += take(ledger, weights, wanted, shapes, None, part)
+    wanted = {}
+    for pair in pairs:
+        for name, third in zip(pair.theirs, (0, 2), strict=True):
+            wanted[prefix + name] = Origin((pair.ours,), (3 * width,), lambda bias, i=third: bias.chunk(3)[i])
+    pieces = take(ledger, weights, wanted, dict.fromkeys(wanted, (width,)), None, vision.VISION)
     with open_tensors(weights[pair.ours] for pair in pairs) as opened:
-        for bias in opened.values():
-            largest = max(largest, bias.float().chunk(3)[1].abs().max().item())
+        largest = max(bias.float().chunk(3)[1].abs().max().item() for bias in opened.values())
     if largest > 0:
         ledger.notes.append(
             f"the key biases (up to {largest:.2g}) are left out: LAVIS has none, and softmax does not see them, as "

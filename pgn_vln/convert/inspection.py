@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgn_vln.convert.original import plain_name
-from pgn_vln.convert.weights import Entry, Weights, open_weights
+from pgn_vln.convert.weights import Entry, Weights, open_weights, plain_name
 
 # What a name begins with says which part it is of; the first that fits counts.
 _PARTS = (
     ("vision tower", ("visual_encoder.", "ln_vision.", "vision_model.", "model.vision_model.", "model.vision_tower.",
                       "vision_frontend.visual_encoder.", "vision_frontend.ln_vision.")),
-    ("vision tower (a ViT alone)", ("cls_token", "pos_embed", "patch_embed.", "blocks.")),
+    ("vision tower (a ViT alone)", ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.", "fc_norm.",
+                                    "head.")),
     ("Q-Former", ("Qformer.bert.", "qformer.", "model.qformer.", "query_tokens", "model.query_tokens",
                   "vision_frontend.Qformer.", "vision_frontend.query_tokens")),
     ("projector", ("pangu_proj.", "model.projector.", "language_projection.", "opt_proj.", "t5_proj.", "llm_proj.")),
@@ -29,13 +29,15 @@ _ADAPTER = (".lora_", "base_model.model.")
 class Inspection:
     """What was found.
 
-    ``kind`` is what the whole is, ``parts`` hold entries by part.
+    ``kind`` is what the whole is, ``parts`` hold entries by part; ``others`` is what stands beside the weights, with
+    so many tensors in it.
     """
 
     path: str
     kind: str
     parts: dict[str, dict[str, Entry]]
     others: tuple[str, ...]
+    beside: int
 
     def to_dict(self) -> dict:
         """All of it, tensor by tensor, for JSON."""
@@ -57,7 +59,7 @@ class Inspection:
             dtypes = ", ".join(sorted({_dtype(entry) for entry in entries}))
             yield f"{part:<36} {len(entries):>8,} {count:>15,} {size:>8.3f}  {dtypes}"
         if self.others:
-            yield f"beside the weights: {', '.join(self.others)}"
+            yield f"beside the weights: {', '.join(self.others)} ({self.beside} tensors)"
         if every:
             for part, entries in self.parts.items():
                 yield f"\n{part}"
@@ -75,7 +77,7 @@ def inspect_weights(path: str) -> Inspection:
     parts: dict[str, dict[str, Entry]] = {}
     for name, entry in weights.items():
         parts.setdefault(_part(name), {})[name] = entry
-    return Inspection(path, _kind(Path(path), weights), parts, weights.others)
+    return Inspection(path, _kind(Path(path), weights), parts, weights.others, len(weights.beside))
 
 
 def _open(path: Path) -> Weights:

@@ -1,7 +1,9 @@
 """The original system's ``.pth``: ``vision_frontend.*`` (LAVIS's names), ``pangu_proj.*``, ``llm.*``."""
 
+import copy
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,17 +22,20 @@ from pgn_vln.convert.parts import (
     vision_pieces,
 )
 from pgn_vln.convert.plan import Ledger, Origin, account, shorten, take
-from pgn_vln.convert.weights import Weights, open_tensors, open_weights
+from pgn_vln.convert.weights import Entry, Weights, open_tensors, open_weights, plain_name
 from pgn_vln.io import give_usual_rights
 
 FRONTEND, PROJECTOR, LANGUAGE = "vision_frontend.", "pangu_proj.", "llm."
-# The projector is an nn.Sequential: Linear, GELU, Linear.
-PROJECTOR_LAYERS = {"model.projector.linear_1.": "pangu_proj.0.", "model.projector.linear_2.": "pangu_proj.2."}
 # Rows of the image placeholder, which the original does not have: kept beside its weights, where it does not look.
 PLACEHOLDER_ROWS = "pgn_placeholder_rows"
 ADAPTER_FOLDER = "adapter"
 _LORA = re.compile(r"llm\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
 _ADDED_ROWS = 3
+_LORA_REMEDY = (
+    "if they are LoRA or adapter weights, give rules that rename them to NAME.lora_A.weight and NAME.lora_B.weight "
+    "beside NAME.weight: --rename 'PATTERN=>REPLACEMENT' --lora_alpha NUMBER; for PEFT's own names: --rename "
+    r"'base_model\.model\.=>' '\.base_layer\.=>.'"
+)
 
 
 def convert_original(
@@ -51,16 +56,17 @@ def convert_original(
     """
     weights = apply_renames(open_weights(file).renamed(plain_name), renames)
     foreign = [name for name in weights if not name.startswith((FRONTEND, PROJECTOR, LANGUAGE))]
-    if foreign or not any(name.startswith((FRONTEND, PROJECTOR)) for name in weights):
+    lacking = [part for part in (FRONTEND, PROJECTOR) if not any(name.startswith(part) for name in weights)]
+    if foreign or lacking:
+        found = f"found {', '.join(shorten(foreign, 6))}" if foreign else f"it has none of {lacking[0]}"
         raise ValueError(
             f"{file} is no checkpoint of the original system: expected only names that begin with {FRONTEND}, "
-            f"{PROJECTOR} and {LANGUAGE}; found {', '.join(shorten(foreign or weights, 6))}; 'pgn convert inspect "
-            f"{file}' shows all"
+            f"{PROJECTOR} and {LANGUAGE}; {found}; 'pgn convert inspect {file}' shows all"
         )
     language = read_language_model(llm)
     weights, lora = _take_out_lora(weights, lora_alpha)
-    llm_weights = weights.under(LANGUAGE) or open_weights(llm)
-    new_ids = _known_rows(language, llm_weights)
+    llm_weights = weights.under(LANGUAGE) or open_weights(llm).renamed(plain_name)
+    language = _with_rows_of(language, llm_weights)
     side = VisionSide(weights.under(FRONTEND))
     config = build_config(language, side, side, options, prompt_layout="window")
     blueprint = Blueprint(config, options.dtype or main_dtype(weights))
@@ -68,26 +74,18 @@ def convert_original(
     ledger = Ledger()
     pieces = vision_pieces(blueprint, ledger, side, side, options)
     projector = weights.under(PROJECTOR)
-    wanted = {
-        f"{ours}{kind}": Origin((f"{theirs.removeprefix(PROJECTOR)}{kind}",))
-        for ours, theirs in PROJECTOR_LAYERS.items()
-        for kind in ("weight", "bias")
-    }
+    wanted = {ours: Origin((theirs.removeprefix(PROJECTOR),)) for ours, theirs in projector_names().items()}
     pieces += take(ledger, projector, wanted, blueprint.shapes, options.dtype, "projector")
     account(ledger, projector, lambda name: None, "projector")
-    placeholder = {name.partition("/")[2]: entry for name, entry in weights.beside.items()
-                   if name.startswith(f"{PLACEHOLDER_ROWS}/")}  # fmt: skip
+    rows = {name.removeprefix(f"{PLACEHOLDER_ROWS}."): entry for name, entry in weights.beside.items()
+            if name.startswith(f"{PLACEHOLDER_ROWS}.")}  # fmt: skip
     pieces += language_pieces(
-        blueprint, ledger, language, llm_weights, options.dtype, new_ids, placeholder,
-        "if they are LoRA or adapter weights, give rules that rename them to NAME.lora_A.weight and "
-        "NAME.lora_B.weight: --rename 'PATTERN=>REPLACEMENT' --lora_alpha NUMBER",
-    )  # fmt: skip
-    account_vision(ledger, side)
-    others = [name for name in weights.others if name != PLACEHOLDER_ROWS]
-    if others:
-        ledger.notes.append(f"{file} also holds {', '.join(others)}: no weights, left alone")
+        blueprint, ledger, language, llm_weights, options.dtype, language.new_ids, rows, _LORA_REMEDY
+    )
+    account_vision(ledger, side, side, side)
+    ledger.leave(weights, but=(PLACEHOLDER_ROWS,))
     if lora:
-        ledger.use("LoRA, written to adapter/", file, dict(lora))
+        ledger.use("LoRA, written to adapter/", file, lora.values())
 
     def write_adapter(folder: Path) -> None:
         if lora:
@@ -100,12 +98,10 @@ def convert_original(
     return ledger
 
 
-def plain_name(name: str) -> str:
-    """A name without what torch.compile and data-parallel wrappers write into it."""
-    name = re.sub(r"(?:(?<=^)|(?<=\.))_orig_mod\.", "", name)
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
+def projector_names() -> dict[str, str]:
+    """What the original calls the tensors of PGN's projector: an nn.Sequential of Linear, GELU, Linear."""
+    layers = {"model.projector.linear_1.": f"{PROJECTOR}0.", "model.projector.linear_2.": f"{PROJECTOR}2."}
+    return {f"{ours}{kind}": f"{theirs}{kind}" for ours, theirs in layers.items() for kind in ("weight", "bias")}
 
 
 def apply_renames(weights: Weights, rules: Sequence[str]) -> Weights:
@@ -131,71 +127,95 @@ def apply_renames(weights: Weights, rules: Sequence[str]) -> Weights:
     return weights
 
 
-def _known_rows(language: LanguageModel, weights: Weights) -> tuple[int, ...]:
-    """Which special tokens' rows are new, given how many rows the file has; sets ``language.rows``.
+def _with_rows_of(language: LanguageModel, weights: Weights) -> LanguageModel:
+    """The language model with as many rows as the file has.
 
     Raises:
         ValueError: the file has neither as many rows as the language model, nor three more than its tokenizer.
     """
     name = language.embedding
     if name not in weights:
-        return language.new_ids  # What is missing is named when the tensors are taken.
-    rows, published = weights[name].shape[0], language.rows
-    extended = language.token_ids[0] + _ADDED_ROWS
+        return language  # What is missing is named when the tensors are taken.
+    rows, published, extended = weights[name].shape[0], language.rows, language.tokens + _ADDED_ROWS
     if rows == extended:
-        language.rows = rows
-        return language.token_ids[_ADDED_ROWS:]
+        config = copy.deepcopy(language.config)
+        # The original resizes to the tokenizer: of a padded vocabulary the padding is gone.
+        config.vocab_size = rows + 1
+        return replace(language, config=config, rows=rows, new_ids=language.token_ids[_ADDED_ROWS:])
     if rows == published:
-        return language.new_ids
+        return language
     raise ValueError(
-        f"{weights.path}: {weights.prefix}{name} has {rows} rows, but {language.path} has a vocabulary of "
+        f"{weights.path}: {weights.in_file(name)} has {rows} rows, but {language.path} has a vocabulary of "
         f"{published}; expected {published}, or {extended} with the three special tokens of the original; give the "
         "folder of the language model that the file was trained from"
     )
 
 
-def _take_out_lora(weights: Weights, lora_alpha: float | None) -> tuple[Weights, dict]:
-    """Split LoRA tensors off."""
-    lora = {name: entry for name, entry in weights.items() if _LORA.fullmatch(name)}
-    if not lora:
-        return weights, {}
-    if lora_alpha is None:
+def _take_out_lora(weights: Weights, lora_alpha: float | None) -> tuple[Weights, dict[tuple[str, str], Entry]]:
+    """Split LoRA tensors off; they are handed out by module and half, ``("model.layers.0.self_attn.q_proj", "A")``.
+
+    Raises:
+        ValueError: there is no scale for them (or a scale and none of them); a module has not both halves, or they do
+            not fit it; they have several ranks.
+    """
+    lora: dict[tuple[str, str], Entry] = {}
+    names = {name: match for name in weights if (match := _LORA.fullmatch(name))}
+    for name, match in names.items():
+        key = (match["module"], match["half"])
+        if key in lora:
+            raise ValueError(
+                f"{weights.path}: {lora[key].key} and {weights[name].key} would both be lora_{key[1]} of {key[0]}"
+            )
+        lora[key] = weights[name]
+    if lora and lora_alpha is None:
         raise ValueError(
-            f"{weights.path} holds {len(lora)} LoRA tensors ({', '.join(shorten(lora))}) and no scale for them; give "
+            f"{weights.path} holds {len(lora)} LoRA tensors ({', '.join(shorten(names))}) and no scale for them; give "
             "--lora_alpha, as it was in training"
         )
-    ranks = {entry.shape[0] if ".lora_A." in name else entry.shape[1] for name, entry in lora.items()}
-    halves = {half: {m["module"] for name in lora if (m := _LORA.fullmatch(name))["half"] == half} for half in "AB"}
-    if len(ranks) != 1 or halves["A"] != halves["B"]:
-        odd = sorted(halves["A"] ^ halves["B"])
+    if lora_alpha is not None and not lora:
         raise ValueError(
-            f"{weights.path}: its LoRA tensors do not pair up: ranks {sorted(ranks)}, without a partner "
-            f"{', '.join(odd[:4]) or 'none'}; expected one rank, and lora_A and lora_B for each module"
-        )
-    missing = sorted(module for module in halves["A"] if f"{LANGUAGE}{module}.weight" not in weights)
-    if missing:
-        raise ValueError(
-            f"{weights.path}: LoRA of {missing[0]}, but there is no {LANGUAGE}{missing[0]}.weight; mend the --rename "
+            f"--lora_alpha={lora_alpha}, but {weights.path} holds no LoRA tensors; leave it out, or mend the --rename "
             "rules"
         )
-    rest = {name: entry for name, entry in weights.items() if name not in lora}
+    for module in {module: None for module, _ in lora}:
+        entries = (weights.get(f"{LANGUAGE}{module}.weight"), lora.get((module, "A")), lora.get((module, "B")))
+        shapes = [entry.shape if entry else None for entry in entries]
+        if not _pairs_up(*shapes):
+            raise ValueError(
+                f"{weights.path}: LoRA of {LANGUAGE}{module} does not pair up: its weight is {shapes[0]}, lora_A "
+                f"{shapes[1]}, lora_B {shapes[2]}; expected (out, in), (rank, in) and (out, rank); {_LORA_REMEDY}"
+            )
+    if len(ranks := {entry.shape[0] for (_, half), entry in lora.items() if half == "A"}) > 1:
+        raise ValueError(f"{weights.path}: LoRA of several ranks, {sorted(ranks)}; expected one rank for all")
+    rest = {name: entry for name, entry in weights.items() if name not in names}
     return Weights(weights.path, rest, weights.beside, weights.others), lora
 
 
-def _write_lora(folder: Path, lora: dict, language: LanguageModel, alpha: float, dtype: torch.dtype | None) -> None:
+def _pairs_up(weight: tuple | None, a: tuple | None, b: tuple | None) -> bool:
+    if any(shape is None or len(shape) != 2 for shape in (weight, a, b)):
+        return False
+    return a[1] == weight[1] and b == (weight[0], a[0])
+
+
+def _write_lora(
+    folder: Path,
+    lora: dict[tuple[str, str], Entry],
+    language: LanguageModel,
+    alpha: float,
+    dtype: torch.dtype | None,
+) -> None:
     """Write LoRA tensors in PEFT's format; ``PeftModel.from_pretrained(model, folder)`` loads them."""
     folder.mkdir()
-    tensors, targets = {}, set()
-    with open_tensors(lora.values()) as opened:
-        for name, entry in lora.items():
-            match = _LORA.fullmatch(name)
-            module = language.pgn_name(f"{match['module']}.weight").removesuffix(".weight")
-            targets.add(module)
-            tensor = opened[entry].to(dtype or entry.dtype).contiguous()
-            tensors[f"base_model.model.{module}.lora_{match['half']}.weight"] = tensor.clone()
-    rank = next(t.shape[0] for name, t in tensors.items() if ".lora_A." in name)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(targets), inference_mode=True)
+    modules = {module: language.pgn_name(f"{module}.weight").removesuffix(".weight") for module, _ in lora}
+    rank = next(entry.shape[0] for (_, half), entry in lora.items() if half == "A")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(modules.values()), inference_mode=True)
     config.save_pretrained(folder)
     file = folder / "adapter_model.safetensors"
-    save_file(tensors, file, metadata={"format": "pt"})
+    with open_tensors(lora.values()) as opened:
+        tensors = {}
+        for (module, half), entry in lora.items():
+            name = f"base_model.model.{modules[module]}.lora_{half}.weight"
+            tensors[name] = opened[entry].to(dtype or entry.dtype).contiguous()
+        save_file(tensors, file, metadata={"format": "pt"})
+        del tensors
     give_usual_rights(file)

@@ -16,12 +16,14 @@ from pgn_vln.convert.language import (
     LANGUAGE_MODEL,
     LANGUAGE_PREFIX,
     LanguageModel,
+    check_tied,
     extend_rows,
     is_buffer,
+    read_config,
     read_language_model,
 )
 from pgn_vln.convert.plan import Ledger, Origin, Piece, account, take
-from pgn_vln.convert.weights import Entry, Weights, open_weights
+from pgn_vln.convert.weights import Entry, Weights, open_weights, plain_name
 
 # One seed for the embedding, another for the head: their rows are drawn apart.
 _EMBEDDING_SEED, _HEAD_SEED = 0, 1
@@ -59,13 +61,12 @@ class VisionSide:
     """
 
     def __init__(self, weights: Weights) -> None:
-        weights = vision.lavis_names(vision.blip2_names(weights))
-        self.weights = weights
+        self.weights = weights = vision.usual_names(weights)
         self.blip2 = any(name.startswith(("vision_model.", "qformer.")) for name in weights)
-        self.has_vision = ("vision_model.embeddings.class_embedding" if self.blip2 else
-                           "visual_encoder.cls_token") in weights  # fmt: skip
-        self.has_qformer = "query_tokens" in weights
-        self.has_norm = ("vision_model.post_layernorm.weight" if self.blip2 else "ln_vision.weight") in weights
+        parts = {part_of(name) for name in weights}
+        self.has_vision, self.has_qformer, self.has_norm = (
+            part in parts for part in (vision.VISION, vision.QFORMER, vision.NORM)
+        )
         if not (self.has_vision or self.has_qformer):
             some = ", ".join(list(weights)[:4])
             raise ValueError(
@@ -90,7 +91,7 @@ class VisionSide:
         if not self.blip2:
             return vision.infer_vision_config(self.weights, options.vision_heads, options.image_size)
         config = self._blip2_config().vision_config
-        if options.image_size:
+        if options.image_size is not None:
             config.image_size = vision.check_image_size(options.image_size, config.patch_size)
         return config
 
@@ -109,7 +110,23 @@ class VisionSide:
                 f"{self.weights.path} has the names of transformers' BLIP-2, but {folder} has no config.json to tell "
                 "its sizes; give the whole folder"
             )
-        return Blip2Config.from_pretrained(folder)
+        values = read_config(folder)
+        if values.get("model_type") != Blip2Config.model_type:
+            raise ValueError(
+                f"{folder}/config.json: model_type={values.get('model_type')!r}, expected {Blip2Config.model_type!r}, "
+                f"as {self.weights.path} has the names of transformers' BLIP-2"
+            )
+        return Blip2Config.from_dict(values)
+
+
+def part_of(name: str) -> str | None:
+    """The part of the vision side that a tensor belongs to, by the names of LAVIS or of transformers."""
+    parts = {
+        vision.NORM: ("ln_vision.", "vision_model.post_layernorm."),
+        vision.VISION: ("visual_encoder.", "vision_model."),
+        vision.QFORMER: ("query_tokens", "Qformer.bert.", "qformer."),
+    }
+    return next((part for part, prefixes in parts.items() if name.startswith(prefixes)), None)
 
 
 def convert_parts(llm: str, vision_file: str | None, qformer_file: str | None, out: str, options: Options) -> Ledger:
@@ -123,22 +140,24 @@ def convert_parts(llm: str, vision_file: str | None, qformer_file: str | None, o
         OSError: the disk is too small.
     """
     language = read_language_model(llm)
-    sides = {name: VisionSide(open_weights(name)) for name in dict.fromkeys([vision_file, qformer_file]) if name}
-    tower = sides.get(vision_file) or next((side for side in sides.values() if side.has_vision), None)
-    queries = sides.get(qformer_file) or next((side for side in sides.values() if side.has_qformer), None)
+    files = [Path(file).resolve() if file else None for file in (vision_file, qformer_file)]
+    names = dict(zip(files, (vision_file, qformer_file), strict=True))
+    sides = {file: VisionSide(open_weights(name)) for file, name in names.items() if file}
+    tower = sides.get(files[0]) or next((side for side in sides.values() if side.has_vision), None)
+    queries = sides.get(files[1]) or next((side for side in sides.values() if side.has_qformer), None)
     for flag, side, has in (("vision", tower, "has_vision"), ("qformer", queries, "has_qformer")):
         if side and not getattr(side, has):
             path = side.weights.path
             raise ValueError(f"--{flag} {path} holds no {flag} part; 'pgn convert inspect {path}' shows what it holds")
 
     ledger = Ledger()
-    llm_weights = open_weights(llm)
+    llm_weights = open_weights(llm).renamed(plain_name)
     blueprint = Blueprint(build_config(language, tower, queries, options), options.dtype or main_dtype(llm_weights))
     pieces = vision_pieces(blueprint, ledger, tower, queries, options)
     pieces += blueprint.new(blueprint.part("model.projector."), ledger, f"projector, {UNTRAINED}")
     pieces += language_pieces(blueprint, ledger, language, llm_weights, options.dtype, language.new_ids)
     for side in sides.values():
-        account_vision(ledger, side)
+        account_vision(ledger, side, tower, queries)
     sources = {"llm": llm, "vision": vision_file, "qformer": qformer_file}
     write_checkpoint(
         Path(out), blueprint, pieces, language.tokenizer, ledger, options.max_shard_size,
@@ -152,7 +171,7 @@ def build_config(
 ) -> PGNConfig:
     """The configuration of the result; where a part has no source, BLIP-2's published sizes."""
     vision_config = tower.vision_config(options) if tower else Blip2VisionConfig()
-    if options.image_size and not tower:
+    if options.image_size is not None and not tower:
         vision_config.image_size = vision.check_image_size(options.image_size, vision_config.patch_size)
     qformer_config: PreTrainedConfig | None = queries.qformer_config(options) if queries else None
     tokens = {field: value for field, value in zip(PGNConfig.special_token_fields(), language.token_ids, strict=True)}
@@ -189,7 +208,9 @@ def vision_pieces(
         wanted = tower.origins(vision.vision_pairs(config.vision_config.num_hidden_layers))
         position, patches = vision.POSITION_EMBEDDING, blueprint.shapes[vision.POSITION_EMBEDDING][1] - 1
         (name,) = wanted[position].names
-        if name in tower.weights and (shape := tower.weights[name].shape) != blueprint.shapes[position]:
+        shape = tower.weights[name].shape if name in tower.weights else None
+        # Without a word about the size, the configuration and the file must agree.
+        if options.image_size is not None and shape and shape != blueprint.shapes[position]:
             resized = (*shape[:2], blueprint.shapes[position][2])
             wanted[position] = Origin(
                 (name,), resized, lambda embedding: vision.resize_position_embedding(embedding, patches)
@@ -204,15 +225,13 @@ def vision_pieces(
     norm = next((side for side in (queries, tower) if side and side.has_norm), None)
     if norm:
         wanted = norm.origins(vision.norm_pairs())
-        pieces += take(ledger, norm.weights, wanted, blueprint.shapes, options.dtype, "vision tower's last norm")
+        pieces += take(ledger, norm.weights, wanted, blueprint.shapes, options.dtype, vision.NORM)
     else:
         names = blueprint.part(vision.LN_VISION)
         pieces += blueprint.new(names, ledger, "last norm of the vision tower, the identity (no file has ln_vision)")
 
     if queries:
-        qformer = config.qformer_config
-        crossed = range(0, qformer.num_hidden_layers, qformer.cross_attention_frequency)
-        wanted = queries.origins(vision.qformer_pairs(qformer.num_hidden_layers, crossed))
+        wanted = queries.origins(vision.qformer_pairs(config.qformer_config))
         pieces += take(ledger, queries.weights, wanted, blueprint.shapes, options.dtype, vision.QFORMER)
     else:
         names = blueprint.part(vision.QFORMER_PREFIX, vision.QUERY_TOKENS)
@@ -220,15 +239,16 @@ def vision_pieces(
     return pieces
 
 
-def account_vision(ledger: Ledger, side: VisionSide) -> None:
-    """Say why what is left of a file of the vision side is left out."""
-    used = {name.removeprefix(side.weights.prefix) for name in ledger.used_of(side.weights.path)}
-    prefixes_of = {
-        vision.VISION: ("visual_encoder.", "vision_model."),
-        vision.QFORMER: ("query_tokens", "Qformer.", "qformer."),
-        "last norm": ("ln_vision.", "vision_model.post_layernorm."),
-    }
-    taken = {part for part, prefixes in prefixes_of.items() if any(name.startswith(prefixes) for name in used)}
+def account_vision(ledger: Ledger, side: VisionSide, tower: VisionSide | None, queries: VisionSide | None) -> None:
+    """Say why what is left of a file of the vision side is left out.
+
+    Args:
+        side: the file.
+        tower: whose vision tower is used.
+        queries: whose Q-Former is used, and whose last norm, if it has one.
+    """
+    norm = next((other for other in (queries, tower) if other and other.has_norm), None)
+    chosen = {vision.VISION: tower, vision.QFORMER: queries, vision.NORM: norm}
 
     def reason_of(name: str) -> str | None:
         if reason := vision.dropped_reason(name):
@@ -236,10 +256,8 @@ def account_vision(ledger: Ledger, side: VisionSide) -> None:
         # The 40th block of a ViT of which 39 are used.
         if name.startswith("visual_encoder.blocks.39."):
             return vision.LAST_BLOCK
-        for part, prefixes in reversed(prefixes_of.items()):
-            if name.startswith(prefixes):
-                return None if part in taken else f"{part}: another file's is used"
-        return None
+        other = chosen.get(part_of(name))
+        return f"{part_of(name)}: another file's is used" if other and other is not side else None
 
     account(ledger, side.weights, reason_of, "vision side")
 
@@ -268,21 +286,25 @@ def language_pieces(
         wanted[name] = Origin((names.get(name, name.replace(LANGUAGE_PREFIX, language.base_prefix)),))
     tables = (("embedding", language.pgn_name(language.embedding), _EMBEDDING_SEED), ("head", HEAD, _HEAD_SEED))
     for table, name, seed in tables:
-        if name not in wanted or (not new_ids and language.rows == language.total_rows):
+        if name not in wanted or not new_ids:
             continue
         source, shape = wanted[name].names, (language.rows, blueprint.shapes[name][1])
         if last_rows and table in last_rows:
             wanted[name] = Origin(source, shape, lambda rows, last: torch.cat([rows, last]), (last_rows[table],))
+            ledger.use("image placeholder's row", weights.path, [last_rows[table]])
             continue
-        wanted[name] = Origin(source, shape, extend_rows(language.rows, language.total_rows, new_ids, seed))
-        tokens = [f"{name}[{i}] {SPECIAL_TOKENS[language.token_ids.index(i)]}" for i in new_ids]
-        ledger.add("rows of the vocabulary, each drawn near the mean of the others", tokens)
+        wanted[name] = Origin(source, shape, extend_rows(language, new_ids, seed))
+        tokens = {i: f"{name}[{i}] {SPECIAL_TOKENS[language.token_ids.index(i)]}" for i in new_ids}
+        ledger.add("rows of the vocabulary, each drawn near the mean of the others", tokens.values())
+        if spare := [tokens[i] for i in new_ids if i < language.rows]:
+            ledger.drop("rows that a padded vocabulary had to spare, where new ones are now", spare)
     pieces = take(ledger, weights, wanted, blueprint.shapes, dtype, LANGUAGE_MODEL)
 
     def reason_of(name: str) -> str | None:
         if is_buffer(name):
             return "buffers that the language model computes itself"
         if language.tied and language.pgn_name(name) == HEAD:
+            check_tied(weights, names[language.pgn_name(language.embedding)], name)
             return "head: it is the embedding (tie_word_embeddings)"
         return None
 

@@ -5,7 +5,7 @@ All that can be refused is refused here, before anything is written.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,22 +46,22 @@ class Piece:
 class Ledger:
     """What became of every tensor: used, dropped on purpose, new, or absent where the format could hold it.
 
-    ``used`` holds entries by part and source, the others hold names by reason.
+    ``used`` holds entries by part and source, the others hold names by reason, as they are in the files.
     """
 
-    used: dict[tuple[str, str], dict[str, Entry]] = field(default_factory=dict)
+    used: dict[tuple[str, str], dict[Entry, None]] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     new: dict[str, list[str]] = field(default_factory=dict)
     absent: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def use(self, part: str, source: str | Path, entries: Mapping[str, Entry]) -> None:
-        """Note tensors of a source that are in the result."""
-        self.used.setdefault((part, str(source)), {}).update(entries)
+    def use(self, part: str, source: str | Path, entries: Iterable[Entry]) -> None:
+        """Note tensors of a source that are in the result, each once."""
+        self.used.setdefault((part, str(source)), {}).update(dict.fromkeys(entries))
 
-    def used_of(self, source: str | Path) -> set[str]:
-        """Names of a source that are in the result."""
-        return {name for (_, other), names in self.used.items() if other == str(source) for name in names}
+    def used_entries(self) -> set[Entry]:
+        """All tensors that are in the result."""
+        return {entry for entries in self.used.values() for entry in entries}
 
     def drop(self, reason: str, names: Iterable[str]) -> None:
         """Note tensors that are left out, and why."""
@@ -71,18 +71,32 @@ class Ledger:
         """Note tensors (or rows) that no source had."""
         self.new.setdefault(reason, []).extend(names)
 
+    def lack(self, reason: str, names: Iterable[str]) -> None:
+        """Note what the format of the result could hold, and the source has not."""
+        self.absent.setdefault(reason, []).extend(names)
+
+    def leave(self, weights: Weights, but: Sequence[str] = ()) -> None:
+        """Note what a file holds beside its weights; ``but`` names what is not left alone."""
+        others = [name for name in weights.others if name not in but]
+        count = sum(1 for name in weights.beside if name.partition(".")[0] in others)
+        if others:
+            self.notes.append(
+                f"{weights.path} also holds {', '.join(others)} ({count} tensors): beside its weights, left alone"
+            )
+
     def to_dict(self) -> dict:
-        """For ``conversion.json``: every tensor by name."""
+        """For ``conversion.json``: every tensor by its name in its file."""
         used = [
-            {"part": part, "source": source, "tensors": list(names)} for (part, source), names in self.used.items()
+            {"part": part, "source": source, "tensors": [entry.key for entry in entries]}
+            for (part, source), entries in self.used.items()
         ]
         return {"used": used, "dropped": self.dropped, "new": self.new, "absent": self.absent, "notes": self.notes}
 
     def __str__(self) -> str:
         lines = []
         for (part, source), entries in self.used.items():
-            sizes = f"{len(entries)} tensors, {sum(math.prod(e.shape) for e in entries.values()) / 1e6:.2f} M, "
-            lines.append(f"used     {part}: {sizes}{_dtypes(entries.values())}, of {source}")
+            sizes = f"{len(entries)} tensors, {sum(math.prod(e.shape) for e in entries) / 1e6:.2f} M, "
+            lines.append(f"used     {part}: {sizes}{_dtypes(entries)}, of {source}")
         for word, groups in (("dropped", self.dropped), ("new", self.new), ("absent", self.absent)):
             for reason, names in groups.items():
                 lines.append(f"{word:<8} {reason}: {len(names)}, {', '.join(shorten(names))}")
@@ -136,7 +150,7 @@ def take(
     Raises:
         ValueError: tensors are missing, or have another shape; both are named.
     """
-    missing = [weights.prefix + x for origin in wanted.values() for x in origin.names if x not in weights]
+    missing = [weights.in_file(x) for origin in wanted.values() for x in origin.names if x not in weights]
     if missing:
         raise ValueError(
             f"{weights.path} lacks {len(missing)} tensors of the {part}: {', '.join(shorten(missing))}; give a file "
@@ -146,15 +160,19 @@ def take(
     for name, origin in wanted.items():
         entries = tuple(weights[other] for other in origin.names)
         expected = origin.shape or shapes[name]
-        for other, entry in zip(origin.names, entries, strict=True):
+        for entry in entries:
             if entry.shape != expected:
                 raise ValueError(
-                    f"{weights.path}: {weights.prefix}{other} is {_by(entry.shape)}, expected {_by(expected)} for the "
-                    f"model's {name}; the file and the configuration do not belong together"
+                    f"{weights.path}: {entry.key} is {_by(entry.shape)}, expected {_by(expected)} for the model's "
+                    f"{name}; the file and the configuration do not belong together"
+                )
+            if not entry.dtype.is_floating_point:
+                raise ValueError(
+                    f"{weights.path}: {entry.key} is of type {entry.dtype}, expected floating point; weights that "
+                    "were quantised have to be restored first"
                 )
         pieces.append(Piece(name, shapes[name], dtype or entries[0].dtype, entries + origin.more, origin.make))
-        names = [weights.prefix + other for other in origin.names]
-        ledger.use(part, weights.path, dict(zip(names, entries, strict=True)))
+        ledger.use(part, weights.path, entries)
     return pieces
 
 
@@ -173,24 +191,23 @@ def account(
     Raises:
         ValueError: nothing is known of one.
     """
-    used = ledger.used_of(weights.path)
+    used = ledger.used_entries()
     unknown = []
-    for name in weights:
-        if weights.prefix + name in used:
+    for name, entry in weights.items():
+        if entry in used:
             continue
         reason = reason_of(name)
         if reason is None:
-            unknown.append(weights.prefix + name)
+            unknown.append(entry.key)
         else:
-            ledger.drop(reason, [weights.prefix + name])
+            ledger.drop(reason, [entry.key])
     if unknown:
         raise ValueError(
             f"{weights.path} holds {len(unknown)} tensors that belong to no part of the {part}: "
             f"{', '.join(shorten(unknown, 8))}; nothing is left out without a reason, so the file is refused"
             + (f"; {remedy}" if remedy else "")
         )
-    if weights.others:
-        ledger.notes.append(f"{weights.path} also holds {', '.join(weights.others)}: no weights, left alone")
+    ledger.leave(weights)
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -6,16 +6,16 @@ One table serves both directions. LAVIS names (``blip2_pretrained.pth``, ``eva_v
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig
 
-from pgn_vln.convert.weights import Entry, Weights
+from pgn_vln.convert.weights import Weights, plain_name
 
-VISION, QFORMER = "vision tower", "Q-Former"
+VISION, QFORMER, NORM = "vision tower", "Q-Former", "vision tower's last norm"
 VISION_PREFIX, QFORMER_PREFIX, QUERY_TOKENS = "model.vision_tower.", "model.qformer.", "model.query_tokens.weight"
 POSITION_EMBEDDING = f"{VISION_PREFIX}embeddings.position_embedding"
 LN_VISION = f"{VISION_PREFIX}post_layernorm."
@@ -60,12 +60,12 @@ def norm_pairs() -> Iterator[Pair]:
         yield Pair(LN_VISION + kind, (f"ln_vision.{kind}",), f"vision_model.post_layernorm.{kind}")
 
 
-def qformer_pairs(layers: int, cross_layers: Sequence[int]) -> Iterator[Pair]:
+def qformer_pairs(config: Blip2QFormerConfig) -> Iterator[Pair]:
     """The queries and the Q-Former without its text branch."""
     yield Pair(QUERY_TOKENS, ("query_tokens",), "query_tokens")
     renames = {f"layernorm.{kind}": f"embeddings.LayerNorm.{kind}" for kind in _BOTH}
-    for i in range(layers):
-        blocks = ["attention", "crossattention"] if i in cross_layers else ["attention"]
+    for i in range(config.num_hidden_layers):
+        blocks = ["attention"] if i % config.cross_attention_frequency else ["attention", "crossattention"]
         names = {
             f"{block}.attention.{what}": f"{block}.self.{what}"
             for block in blocks
@@ -95,7 +95,9 @@ DROPPED = {
     "another language model and its projection": (
         r"(opt_proj|t5_proj|llm_proj|language_projection|opt_model|t5_model|llm_model|language_model)\..*",
     ),
-    "classification head of the ViT": (r"visual_encoder\.(norm|fc_norm|head)\.(weight|bias)",),
+    "final norm and head of the ViT: BLIP-2 has its own behind it": (
+        r"visual_encoder\.(norm|fc_norm|head)\.(weight|bias)",
+    ),
 }  # fmt: skip
 LAST_BLOCK = "last block of a ViT of 40: LAVIS takes the features before it"
 
@@ -121,28 +123,32 @@ def dropped_reason(name: str) -> str | None:
     return None
 
 
-def lavis_names(weights: Weights) -> Weights:
-    """Give ``eva_vit_g.pth``, whose names have no prefix, the names of a whole LAVIS checkpoint."""
-    if "cls_token" in weights and "blocks.0.norm1.weight" in weights:
-        return weights.renamed(lambda name: f"visual_encoder.{name}")
+def usual_names(weights: Weights) -> Weights:
+    """Give a file of the vision side the names that LAVIS, or else transformers, gives them.
+
+    What torch.compile and data-parallel wrappers write is taken off, and the ``model.`` of a BLIP-2 that is part of a
+    larger model; ``eva_vit_g.pth`` has no prefix, and gets that of a whole LAVIS checkpoint.
+    """
+    weights = weights.renamed(plain_name)
+    if any(name.startswith(("model.vision_model.", "model.qformer.")) for name in weights):
+        weights = weights.renamed(lambda name: name.removeprefix("model."))
+    if any(name.startswith("blocks.0.") for name in weights):
+        weights = weights.renamed(lambda name: f"visual_encoder.{name}")
     return weights
 
 
-def blip2_names(weights: Weights) -> Weights:
-    """Take off the ``model.`` that some versions of transformers write before every name of a BLIP-2."""
-    return weights.renamed(lambda name: re.sub(r"^model\.(?=(vision_model|qformer|query_tokens)\b)", "", name))
-
-
-def count_layers(names: Mapping[str, Entry], pattern: str) -> int:
-    """How many numbers stand at the group of a pattern, counted from 0 without a gap.
+def count_layers(weights: Weights, prefix: str) -> int:
+    """How many layers there are: the numbers behind a prefix, from 0 without a gap.
 
     Raises:
         ValueError: there is a gap.
     """
-    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in weights if name.startswith(prefix)}
+    found = {int(number) for number in numbers if number.isdigit()}
     missing = sorted(set(range(max(found, default=-1) + 1)) - found)
     if missing:
-        raise ValueError(f"layer {missing[0]} is missing: of the names {pattern!r}, 0 to {max(found)} were expected")
+        layer = weights.in_file(f"{prefix}{missing[0]}")
+        raise ValueError(f"{weights.path} lacks {layer}.*, although it has {max(found)} of these; get the file again")
     return len(found)
 
 
@@ -156,18 +162,18 @@ def infer_vision_config(weights: Weights, heads: int | None, image_size: int | N
     Raises:
         ValueError: an image size that is no multiple of the patch size; a width whose heads are not known.
     """
-    width = weights["visual_encoder.cls_token"].shape[-1]
-    patch = weights["visual_encoder.patch_embed.proj.weight"].shape[-1]
-    depth = count_layers(weights, r"visual_encoder\.blocks\.(\d+)\.")
-    side = _grid_side(weights["visual_encoder.pos_embed"].shape, weights)
+    width = _shape(weights, "visual_encoder.cls_token", 3)[2]
+    patch = _shape(weights, "visual_encoder.patch_embed.proj.weight", 4)[3]
+    depth = count_layers(weights, "visual_encoder.blocks.")
+    side = _grid_side(weights, _shape(weights, "visual_encoder.pos_embed", 3)[1])
     return Blip2VisionConfig(
         hidden_size=width,
-        intermediate_size=weights["visual_encoder.blocks.0.mlp.fc1.weight"].shape[0],
+        intermediate_size=_shape(weights, "visual_encoder.blocks.0.mlp.fc1.weight", 2)[0],
         # EVA-ViT-g has 40 blocks; BLIP-2 was trained on what comes out of the 39th.
         num_hidden_layers=depth - 1 if depth == 40 else depth,
         num_attention_heads=_heads(heads, "vision", width, _VISION_HEADS, weights),
         patch_size=patch,
-        image_size=check_image_size(image_size or side * patch, patch),
+        image_size=check_image_size(side * patch if image_size is None else image_size, patch),
     )
 
 
@@ -177,7 +183,7 @@ def infer_qformer_config(weights: Weights, heads: int | None) -> Blip2QFormerCon
     Raises:
         ValueError: cross-attention that is not in every n-th layer; a width whose heads are not known.
     """
-    layers = count_layers(weights, r"Qformer\.bert\.encoder\.layer\.(\d+)\.")
+    layers = count_layers(weights, "Qformer.bert.encoder.layer.")
     crossed = [i for i in range(layers) if f"Qformer.bert.encoder.layer.{i}.crossattention.self.key.weight" in weights]
     frequency = crossed[1] - crossed[0] if len(crossed) > 1 else layers
     if not crossed or crossed != list(range(0, layers, frequency)):
@@ -185,14 +191,15 @@ def infer_qformer_config(weights: Weights, heads: int | None) -> Blip2QFormerCon
             f"{weights.path}: the Q-Former has cross-attention in the layers {crossed}; expected every n-th one of "
             f"its {layers}, the first included"
         )
-    width = weights["query_tokens"].shape[-1]
+    width = _shape(weights, "query_tokens", 3)[2]
+    first = "Qformer.bert.encoder.layer.0."
     return Blip2QFormerConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=_heads(heads, "qformer", width, _QFORMER_HEADS, weights),
-        intermediate_size=weights["Qformer.bert.encoder.layer.0.intermediate_query.dense.weight"].shape[0],
+        intermediate_size=_shape(weights, f"{first}intermediate_query.dense.weight", 2)[0],
         cross_attention_frequency=frequency,
-        encoder_hidden_size=weights["Qformer.bert.encoder.layer.0.crossattention.self.key.weight"].shape[1],
+        encoder_hidden_size=_shape(weights, f"{first}crossattention.self.key.weight", 2)[1],
     )
 
 
@@ -210,23 +217,37 @@ def check_image_size(side: int, patch: int) -> int:
 
 
 def _heads(given: int | None, part: str, width: int, known: dict[int, int], weights: Weights) -> int:
-    heads = given or known.get(width)
+    heads = known.get(width) if given is None else given
     if heads is None or heads < 1 or width % heads:
         raise ValueError(
             f"{weights.path} does not say how many attention heads its {part} part of width {width} has"
-            + (f", and {given} do not divide it" if given else "")
+            + (f", and {given} do not divide it" if given is not None else "")
             + f"; give --{part}_heads"
         )
     return heads
 
 
-def _grid_side(shape: Sequence[int], weights: Weights) -> int:
-    patches = shape[1] - 1
+def _shape(weights: Weights, name: str, ndim: int) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are read off.
+
+    Raises:
+        ValueError: it is not there, or has another number of dimensions.
+    """
+    found = weights[name].shape if name in weights else None
+    if found is None or len(found) != ndim:
+        what = "is not there" if found is None else f"is {' x '.join(map(str, found)) or 'a scalar'}"
+        raise ValueError(
+            f"{weights.path}: {weights.in_file(name)} {what}, expected a tensor of {ndim} dimensions, as LAVIS has "
+            f"it, to read sizes off; 'pgn convert inspect {weights.path}' shows what it holds"
+        )
+    return found
+
+
+def _grid_side(weights: Weights, tokens: int) -> int:
+    patches = tokens - 1
     side = math.isqrt(max(patches, 0))
     if side * side != patches or side < 1:
-        raise ValueError(
-            f"{weights.path}: a position embedding of {shape[1]} tokens is no square of patches and a class"
-        )
+        raise ValueError(f"{weights.path}: a position embedding of {tokens} is no square of patches and a class token")
     return side
 
 

@@ -1,13 +1,15 @@
-"""Files of weights, opened lazily: what is in them is known without reading it, and nothing is ever unpickled.
+"""Files of weights, opened lazily: what is in them is known without reading it, and no arbitrary pickle is run.
 
 Tensors are memory-mapped and handed out for the length of a ``with`` block; when it ends the pages are given back. So
-a file of 40 GB can be converted in a few GB.
+a file of 40 GB can be converted in a few GB. (Files of torch before 1.6 cannot be mapped; they are read whole.)
 """
 
 import gc
 import json
 import math
 import pickle
+import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 
 # What checkpoints of other code call the part of a file that holds the weights.
 _WRAPPERS = ("model", "state_dict", "module")
-# Of a folder, in this order: what transformers itself would load.
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+# Of a folder, the first of these that is there: the order in which transformers looks.
+_IN_FOLDERS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -48,8 +51,8 @@ class Weights(Mapping[str, Entry]):
     Args:
         path: what the user named; errors and reports say so.
         entries: by name.
-        beside: tensors that a file holds beside its weights, as ``"optimizer/exp_avg"``.
-        others: names of what else is in it.
+        beside: tensors that a file holds beside its weights, as ``"optimizer.state.0.exp_avg"``.
+        others: what else is in it, by name.
         prefix: what the names of the file begin with, where these are a part of them.
     """
 
@@ -77,9 +80,13 @@ class Weights(Mapping[str, Entry]):
         return len(self.entries)
 
     def under(self, prefix: str) -> "Weights":
-        """Those whose names begin with a prefix, without it."""
+        """Those whose names begin with a prefix, without it; what is beside them stays behind."""
         entries = {name.removeprefix(prefix): entry for name, entry in self.items() if name.startswith(prefix)}
         return Weights(self.path, entries, prefix=self.prefix + prefix)
+
+    def in_file(self, name: str) -> str:
+        """What a tensor is called in the file, where it is there, so that a person finds it."""
+        return self.entries[name].key if name in self.entries else self.prefix + name
 
     def renamed(self, rename: Callable[[str], str]) -> "Weights":
         """The same tensors under other names.
@@ -145,17 +152,16 @@ def open_tensors(entries: Iterable[Entry]) -> Iterator[dict[Entry, torch.Tensor]
 
 
 def _open_folder(folder: Path) -> Weights:
-    for name in _INDEXES:
-        if (folder / name).is_file():
-            return _open_index(folder / name)
-    for name in _SINGLE:
-        if (folder / name).is_file():
-            return Weights(folder, open_weights(folder / name).entries)
-    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    raise ValueError(
-        f"the folder {str(folder)!r} holds no weights: expected one of {', '.join((*_INDEXES, *_SINGLE))}; it holds "
-        f"{found}"
-    )
+    name = next((name for name in _IN_FOLDERS if (folder / name).is_file()), None)
+    if name is None:
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ValueError(
+            f"the folder {str(folder)!r} holds no weights: expected one of {', '.join(_IN_FOLDERS)}; it holds {found}"
+        )
+    if name.endswith(".json"):
+        return _open_index(folder / name)
+    weights = open_weights(folder / name)
+    return Weights(folder, weights.entries, weights.beside, weights.others)
 
 
 def _open_index(index: Path) -> Weights:
@@ -177,7 +183,13 @@ def _open_index(index: Path) -> Weights:
                 f"{index.parent / file} lacks {len(lacking)} tensors that {index.name} says it holds, such as "
                 f"{lacking[0]!r}; get both files again"
             )
-        entries |= {name: shard[name] for name, where in names.items() if where == file}
+        unnamed = sorted(name for name in shard if names.get(name) != file)
+        if unnamed:
+            raise ValueError(
+                f"{index.parent / file} holds {len(unnamed)} tensors that {index.name} does not name, such as "
+                f"{unnamed[0]!r}; get both files again, or remove those tensors"
+            )
+        entries |= shard
     return Weights(index.parent, {name: entries[name] for name in names})
 
 
@@ -218,7 +230,10 @@ def _load_torch(path: Path):
         words = str(error).split()
         made = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "GLOBAL"), None)
         if made is None:
-            raise ValueError(f"{path} is no file of torch.save, or cut short; get it again") from None
+            why = "is no file of torch.save, or cut short; get it again"
+            if zipfile.is_zipfile(path):
+                why = "was saved in a way that torch's safe reader does not know; write it again with torch.save"
+            raise ValueError(f"{path} {why}") from None
         raise ValueError(
             f"{path} holds more than tensors ({made}): reading it would run code that the file brings along, so it is "
             "refused. If you trust where it comes from, write its tensors to a new file where that code is installed: "
@@ -235,18 +250,30 @@ def _split(path: Path, loaded) -> tuple[dict[str, torch.Tensor], dict[str, torch
         raise ValueError(f"{path} holds a {type(loaded).__name__}; expected a dict of tensors by name")
     wrapper = next((name for name in _WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
     weights = loaded if wrapper is None else loaded[wrapper]
-    tensors = {str(name): value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    tensors = _flat(weights)
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; its entries are {', '.join(map(str, list(weights)[:8]))}")
-    others = [str(name) for name in weights if str(name) not in tensors]
+    others = [str(name) for name, value in weights.items() if not isinstance(value, torch.Tensor | Mapping)]
     if wrapper is None:
         return tensors, {}, tuple(others)
     rest = {str(name): value for name, value in loaded.items() if name != wrapper}
-    beside = {
-        f"{part}/{name}": value
-        for part, values in rest.items()
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return tensors, beside, (*rest, *others)
+    return tensors, _flat(rest), (*rest, *others)
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of nested dicts, their names joined by dots: what one state dict of the whole would hold."""
+    tensors = {}
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            tensors[f"{prefix}{name}"] = value
+        elif isinstance(value, Mapping):
+            tensors |= _flat(value, f"{prefix}{name}.")
+    return tensors
+
+
+def plain_name(name: str) -> str:
+    """A name without what torch.compile and data-parallel wrappers write into it."""
+    name = re.sub(r"(?:(?<=^)|(?<=\.))_orig_mod\.", "", name)
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name

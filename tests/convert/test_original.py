@@ -1,6 +1,7 @@
 """The original system's `.pth`: in, out, in again; its loss; LoRA by the user's rules; what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -153,7 +154,9 @@ def test_lora_is_refused_with_a_list_or_renamed_by_rules(with_lora, pgn, origina
     refused = convert(pgn, file, llm, tmp_path / "pgn", *RULES, ok=False)
     assert "8 LoRA tensors" in refused and "give --lora_alpha" in refused
     refused = convert(pgn, file, llm, tmp_path / "pgn", *RULES[:2], "--lora_alpha", 8, ok=False)
-    assert "do not pair up" in refused and "model.layers.0.self_attn.q_proj" in refused
+    assert "LoRA of llm.model.layers.0.self_attn.q_proj does not pair up" in refused and "lora_B None" in refused
+    refused = convert(pgn, file, llm, tmp_path / "pgn", *RULES[:1], r"lora_(up|down)$=>lora_A.weight", ok=False)
+    assert "would both be named" in refused
     assert not (tmp_path / "pgn").exists()
 
     out = convert(pgn, file, llm, tmp_path / "pgn", *RULES, "--lora_alpha", 8)
@@ -168,6 +171,61 @@ def test_lora_is_refused_with_a_list_or_renamed_by_rules(with_lora, pgn, origina
             assert torch.allclose(merged, expected, atol=1e-5)
     record = json.loads((tmp_path / "pgn" / "conversion.json").read_text())
     assert record["renames"] == list(RULES[1:])
+
+
+def test_lora_that_does_not_fit_is_refused(pgn, original_state, llm, tmp_path):
+    name = "llm.model.layers.0.self_attn.q_proj"
+
+    def refused(**tensors):
+        state = original_state | {f"{name}.lora_{half}.weight": tensor for half, tensor in tensors.items()}
+        torch.save(state, tmp_path / "lora.pth")
+        return convert(pgn, tmp_path / "lora.pth", llm, tmp_path / "x", "--lora_alpha", 8, ok=False)
+
+    assert "its weight is (64, 64), lora_A (4, 63), lora_B (99, 4)" in refused(
+        A=torch.ones(4, 63), B=torch.ones(99, 4)
+    )
+    assert "lora_A (64,)" in refused(A=torch.ones(64), B=torch.ones(64, 4))
+    twice = {"A": torch.ones(4, 64), "B": torch.ones(64, 4), "A.default": torch.ones(4, 64)}
+    assert f"{name}.lora_A.default.weight would both be lora_A" in refused(**twice)
+    assert "--lora_alpha=8.0, but" in refused() and "holds no LoRA tensors" in refused()
+
+
+def test_peft_s_own_names_are_mapped_by_the_rules_that_the_message_gives(pgn, original_state, llm, tmp_path):
+    adapted = "llm.model.layers.1.self_attn.v_proj"
+    state = {name.replace(adapted, f"{adapted}.base_layer"): value for name, value in original_state.items()}
+    state = {name.replace("llm.", "llm.base_model.model."): value for name, value in state.items()}
+    lora = {"A": torch.randn(4, 64), "B": torch.randn(32, 4)}
+    for half, tensor in lora.items():
+        state[f"{adapted.replace('llm.', 'llm.base_model.model.')}.lora_{half}.default.weight"] = tensor
+    torch.save(state, tmp_path / "peft.pth")
+    refused = convert(pgn, tmp_path / "peft.pth", llm, tmp_path / "pgn", "--lora_alpha", 4, ok=False)
+    rules = (r"base_model\.model\.=>", r"\.base_layer\.=>.")
+    assert all(f"'{rule}'" in refused for rule in rules)
+    convert(pgn, tmp_path / "peft.pth", llm, tmp_path / "pgn", "--lora_alpha", 4, "--rename", *rules)
+    saved = load_file(tmp_path / "pgn" / "adapter" / "adapter_model.safetensors")
+    prefix = "base_model.model.model.language_model.layers.1.self_attn.v_proj.lora"
+    assert torch.equal(saved[f"{prefix}_A.weight"], lora["A"]) and torch.equal(saved[f"{prefix}_B.weight"], lora["B"])
+
+
+def test_a_padded_vocabulary_and_nested_dicts(pgn, original_state, llm, tmp_path):
+    """The original resizes to its tokenizer: of a padded vocabulary the padding is gone, and does not come back."""
+    padded = tmp_path / "padded"
+    shutil.copytree(llm, padded)
+    config = json.loads((padded / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps({**config, "vocab_size": 1040}))
+    nested = {}
+    for name, value in original_state.items():
+        part, _, rest = name.partition(".")
+        nested.setdefault(part, {})[rest] = value
+    torch.save({"model": nested, "model_ema": {"x": torch.ones(3)}, "step": 7}, tmp_path / "nested.pth")
+    out = convert(pgn, tmp_path / "nested.pth", padded, tmp_path / "pgn")
+    assert "also holds model_ema, step (1 tensors): beside its weights, left alone" in out
+    saved = weights_of(tmp_path / "pgn")
+    assert saved["lm_head.weight"].shape[0] == 1028
+    back = tmp_path / "back.pth"
+    pgn("convert", "to-original", tmp_path / "pgn", "--out", back)
+    found = torch.load(back, weights_only=True)["model"]
+    assert all(torch.equal(found[name], original_state[name]) for name in found)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +267,9 @@ def test_what_does_not_fit_is_refused(pgn, original_state, llm, lavis_file, tmp_
     assert "expected only names that begin with vision_frontend., pangu_proj. and llm.; found critic.weight" in refused
     refused = convert(pgn, lavis_file, llm, tmp_path / "x", ok=False)
     assert "is no checkpoint of the original system" in refused
+    torch.save({k: v for k, v in original_state.items() if k.startswith("llm.")}, tmp_path / "llm.pth")
+    refused = convert(pgn, tmp_path / "llm.pth", llm, tmp_path / "x", ok=False)
+    assert "it has none of vision_frontend." in refused
     assert not (tmp_path / "x").exists()
 
 

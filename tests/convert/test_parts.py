@@ -45,6 +45,8 @@ def test_the_image_path_gives_lavis_own_numbers(pgn, llm, lavis_file, request, t
     assert (tokens - golden["ln_vision_out"]).abs().max() < 1e-5
     assert (features - golden["qformer_out"]).abs().max() < 1e-5
     assert (image_features - model.model.projector(golden["qformer_out"])).abs().max() < 1e-5
+    for linear in (model.model.projector.linear_1, model.model.projector.linear_2):
+        assert 0.015 < linear.weight.std() < 0.025 and not linear.bias.any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -53,7 +55,7 @@ def test_parts_to_pgn_to_lavis_is_bit_exact(dtype, pgn, make_llm, lavis_state, t
     torch.save({"model": source, "epoch": 3}, tmp_path / "lavis.pth")
     llm = make_llm(dtype)
     out = convert(pgn, tmp_path / "pgn", "--llm", llm, "--vision", tmp_path / "lavis.pth", *HEADS)
-    assert "also holds epoch: no weights" in out
+    assert "also holds epoch (0 tensors): beside its weights, left alone" in out
     saved = load_file(tmp_path / "pgn" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {dtype}
     for layer in range(3):
@@ -82,6 +84,32 @@ def test_parts_to_pgn_to_lavis_is_bit_exact(dtype, pgn, make_llm, lavis_state, t
     convert(pgn, tmp_path / "again", "--llm", llm, "--vision", back, *HEADS)
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert saved.keys() == again.keys() and all(torch.equal(saved[name], again[name]) for name in saved)
+
+
+def test_every_part_keeps_its_own_type(pgn, make_llm, lavis_state, tmp_path):
+    """As published: the ViT in fp16, the Q-Former in fp32, the language model in bf16, and in the vendor's form."""
+    llm = make_llm(torch.bfloat16)
+    config = json.loads((llm / "config.json").read_text())
+    config["bias"], config["rope_theta"] = config.pop("attention_bias"), config.pop("rope_parameters")["rope_theta"]
+    config |= {"auto_map": {"AutoConfig": "configuration_openpangu_dense.PanguEmbeddedConfig"}}
+    (llm / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((llm / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "PanguTokenizer", "auto_map": {"AutoTokenizer": ["tok.PanguTokenizer", None]}}
+    (llm / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    state = {name: value.half() if name.startswith("visual_encoder") else value for name, value in lavis_state.items()}
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "lavis.pth")
+    convert(pgn, tmp_path / "pgn", "--llm", llm, "--vision", tmp_path / "lavis.pth", *HEADS)
+    saved = load_file(tmp_path / "pgn" / "model.safetensors")
+    types = {"vision_tower.e": torch.float16, "qformer": torch.float32, "language_model": torch.bfloat16}
+    for name, value in saved.items():
+        expected = next((dtype for part, dtype in types.items() if part in name), None)
+        assert expected in (None, value.dtype), name
+    assert saved["model.projector.linear_1.weight"].dtype == saved["lm_head.weight"].dtype == torch.bfloat16
+    model = PGNForConditionalGeneration.from_pretrained(tmp_path / "pgn")
+    assert model.dtype == torch.bfloat16 and model.config.text_config.attention_bias
+    assert model.config.text_config.rope_parameters["rope_theta"] == 16_000_000.0
+    record = json.loads((tmp_path / "pgn" / "conversion.json").read_text())
+    assert "module.visual_encoder.cls_token" in record["used"][0]["tensors"]
 
 
 def test_a_cast_is_asked_for(pgn, llm, lavis_file, tmp_path):
@@ -170,8 +198,30 @@ def test_other_language_models_answer_as_before(config_class, fields, rows, pgn,
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == config.tie_word_embeddings
 
 
+def test_a_head_that_is_said_to_be_tied_must_be(pgn, make_byte_llm, lavis_file, tmp_path):
+    config = Qwen2Config(
+        vocab_size=272,
+        tie_word_embeddings=True,
+        intermediate_size=96,
+        eos_token_id=[7, 256],
+        bos_token_id=None,
+        **TEXT,
+    )
+    folder = make_byte_llm(config)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    out = convert(pgn, tmp_path / "pgn", "--llm", folder, "--vision", lavis_file, *HEADS)
+    assert "dropped  head: it is the embedding (tie_word_embeddings): 1, lm_head.weight" in out
+    assert "dropped  rows that a padded vocabulary had to spare, where new ones are now: 4" in out
+    weights["lm_head.weight"][3, 3] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused = convert(pgn, tmp_path / "x", "--llm", folder, "--vision", lavis_file, *HEADS, ok=False)
+    assert "lm_head.weight differs from model.embed_tokens.weight, but config.json ties them" in refused
+
+
 @pytest.mark.parametrize("model_class", [Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval])
-def test_hugging_face_blip2_as_vision_and_qformer(model_class, pgn, llm, sizes, tmp_path):
+def test_hugging_face_blip2_as_vision_and_qformer(model_class, pgn, llm, lavis_file, tmp_path):
     torch.manual_seed(0)
     vision = {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56,
@@ -204,6 +254,40 @@ def test_hugging_face_blip2_as_vision_and_qformer(model_class, pgn, llm, sizes, 
         tokens = model.model.vision_tower(pixel_values=pixels).last_hidden_state
         found = model.model.qformer(query_embeds=model.model.query_tokens(2), encoder_hidden_states=tokens)
     assert (found.last_hidden_state - expected).abs().max() < 1e-5
+    # A larger model's names, and a configuration that is not this file's.
+    state = {f"model.{name}": value for name, value in load_file(tmp_path / "blip2" / "model.safetensors").items()}
+    save_file(state, tmp_path / "blip2" / "model.safetensors")
+    convert(pgn, tmp_path / "again", "--llm", llm, "--vision", tmp_path / "blip2")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("pgn", "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    settings = json.loads((tmp_path / "blip2" / "config.json").read_text())
+    settings["vision_config"]["image_size"] = 84
+    (tmp_path / "blip2" / "config.json").write_text(json.dumps(settings))
+    refused = convert(pgn, tmp_path / "x", "--llm", llm, "--vision", tmp_path / "blip2", ok=False)
+    assert "position_embedding is 1 x 17 x 64, expected 1 x 37 x 64" in refused
+
+
+def test_the_q_former_of_one_file_and_the_vision_tower_of_another(pgn, llm, lavis_state, lavis_file, tmp_path):
+    """The other way round than with eva_vit_g.pth: a BLIP-2 of transformers gives the Q-Former alone."""
+    torch.manual_seed(0)
+    text = OPTConfig(
+        vocab_size=60, hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
+    )
+    vision = {"hidden_size": 88, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    qformer = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+               "encoder_hidden_size": 88, "vocab_size": 60}  # fmt: skip
+    config = Blip2Config(vision_config=vision, qformer_config=qformer, text_config=text, num_query_tokens=6)
+    reference = Blip2ForConditionalGeneration(config)
+    reference.save_pretrained(tmp_path / "blip2")
+    parts = ("--vision", lavis_file, "--qformer", tmp_path / "blip2", *HEADS)
+    out = convert(pgn, tmp_path / "pgn", "--llm", llm, *parts)
+    assert "dropped  Q-Former: another file's is used: 87" in out
+    assert "dropped  vision tower: another file's is used: 28" in out
+    model = PGNForConditionalGeneration.from_pretrained(tmp_path / "pgn").model
+    assert torch.equal(model.query_tokens.weight, reference.query_tokens)
+    layers = model.vision_tower.encoder.layers
+    assert torch.equal(layers[2].mlp.fc1.weight, lavis_state["visual_encoder.blocks.2.mlp.fc1.weight"])
+    assert torch.equal(model.vision_tower.post_layernorm.bias, reference.vision_model.post_layernorm.bias)
 
 
 def test_a_vit_of_40_blocks_with_a_head_loses_its_last_block(pgn, llm, lavis_state, lavis_file, tmp_path):
@@ -218,7 +302,7 @@ def test_a_vit_of_40_blocks_with_a_head_loses_its_last_block(pgn, llm, lavis_sta
     torch.save(vit, tmp_path / "eva_vit_g.pth")
     parts = ("--vision", tmp_path / "eva_vit_g.pth", "--qformer", lavis_file, *HEADS)
     out = convert(pgn, tmp_path / "pgn", "--llm", llm, *parts)
-    assert "dropped  last block of a ViT of 40" in out and "dropped  classification head of the ViT: 4" in out
+    assert "dropped  last block of a ViT of 40" in out and "dropped  final norm and head of the ViT" in out
     assert "dropped  vision tower: another file's is used: 43" in out
     model = PGNForConditionalGeneration.from_pretrained(tmp_path / "pgn").model
     assert model.config.vision_config.num_hidden_layers == 39
@@ -237,8 +321,10 @@ def test_the_position_embedding_is_resized_as_transformers_does(pgn, llm, lavis_
     assert PGNProcessor.from_pretrained(tmp_path / "large").image_processor.size["height"] == 84
     expected = small.model.vision_tower.embeddings.interpolate_pos_encoding(torch.zeros(1, 37, 88), 84, 84)
     assert torch.allclose(large.model.vision_tower.embeddings.position_embedding, expected, atol=1e-5)
-    refused = convert(pgn, tmp_path / "x", "--llm", llm, "--vision", lavis_file, *HEADS, "--image_size", 85, ok=False)
-    assert "image_size=85 is no multiple of the patch size 14; e.g. 84" in refused
+    for size in (85, 0):
+        side = ("--vision", lavis_file, *HEADS, "--image_size", size)
+        refused = convert(pgn, tmp_path / "x", "--llm", llm, *side, ok=False)
+        assert f"image_size={size} is no multiple of the patch size 14; e.g. " in refused
 
 
 def test_parts_without_a_file_are_new_and_said_to_be(pgn, llm, lavis_state, tmp_path):
@@ -295,7 +381,8 @@ def test_what_does_not_fit_is_refused_with_both_numbers(pgn, llm, lavis_file, la
     assert "holds 13 tensors that belong to no part of the language model" in refused
 
     def broken(**changes):
-        torch.save({"model": {**lavis_state, **changes}}, tmp_path / "broken.pth")
+        state = {name: value for name, value in {**lavis_state, **changes}.items() if value is not None}
+        torch.save({"model": state}, tmp_path / "broken.pth")
         arguments = ("--llm", llm, "--vision", tmp_path / "broken.pth", *HEADS)
         return convert(pgn, tmp_path / "x", *arguments, ok=False)
 
@@ -305,6 +392,19 @@ def test_what_does_not_fit_is_refused_with_both_numbers(pgn, llm, lavis_file, la
     wide |= {name: torch.zeros(48, 99) for name in lavis_state if "crossattention.self.value.weight" in name}
     refused = broken(**wide)
     assert "encoder_hidden_size=99, but expected the vision tower's hidden_size 88" in refused
+    refused = broken(**{"visual_encoder.blocks.1.mlp.fc1.weight": torch.zeros(384, 88, dtype=torch.int8)})
+    assert "is of type torch.int8, expected floating point" in refused
+    for name, words in (
+        ("query_tokens", "query_tokens is not there"), ("visual_encoder.pos_embed", "pos_embed is not there"),
+        ("visual_encoder.blocks.0.mlp.fc1.weight", "fc1.weight is not there"),
+        ("Qformer.bert.encoder.layer.0.intermediate_query.dense.weight", "intermediate_query.dense.weight is not"),
+    ):  # fmt: skip
+        assert words in broken(**{name: None})
+    assert "cls_token is a scalar, expected a tensor of 3 dimensions" in broken(
+        **{"visual_encoder.cls_token": torch.tensor(1.0)}
+    )
+    refused = broken(**{name: None for name in lavis_state if ".blocks.1." in name})
+    assert "lacks visual_encoder.blocks.1.*, although it has 2 of these" in refused
     refused = broken(**{"visual_encoder.rel_pos_bias.table": torch.zeros(3)})
     assert "holds 1 tensors that belong to no part of the vision side: visual_encoder.rel_pos_bias.table" in refused
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".x.*"))
@@ -330,7 +430,26 @@ def test_files_that_are_none_are_refused(pgn, llm, lavis_file, lavis_state, tmp_
     bert = edited(llm, tmp_path / "bert", config={"model_type": "bert"})
     assert "decoder-only" in convert(pgn, tmp_path / "x", "--llm", bert, ok=False)
     unheard = edited(llm, tmp_path / "unheard", config={"model_type": "unheard_of"})
-    assert "model_type='unheard_of' is not known" in convert(pgn, tmp_path / "x", "--llm", unheard, ok=False)
+    assert "model_type='unheard_of', but expected" in convert(pgn, tmp_path / "x", "--llm", unheard, ok=False)
+    unnamed = edited(llm, tmp_path / "unnamed", config={"model_type": None})
+    (unnamed / "config.json").write_text("{}")
+    assert "has no model_type" in convert(pgn, tmp_path / "x", "--llm", unnamed, ok=False)
+    (unnamed / "config.json").write_text("{")
+    assert "config.json cannot be read" in convert(pgn, tmp_path / "x", "--llm", unnamed, ok=False)
+    for kind in ("t5", "qwen2_5_vl"):
+        other = edited(llm, tmp_path / kind, config={"model_type": kind})
+        assert "is none of a language model that PGN can use" in convert(pgn, tmp_path / "x", "--llm", other, ok=False)
+    bare = edited(llm, tmp_path / "bare")
+    (bare / "tokenizer.model").unlink()
+    assert "the tokenizer of" in convert(pgn, tmp_path / "x", "--llm", bare, ok=False)
+    (bare / "tokenizer_config.json").unlink()
+    assert "has no tokenizer_config.json, which says what eos" in convert(pgn, tmp_path / "x", "--llm", bare, ok=False)
+    for size in ("2", "2XB", "0", "abc"):
+        refused = convert(pgn, tmp_path / "x", "--llm", llm, "--max_shard_size", size, ok=False)
+        assert f"max_shard_size={size!r} is no size; expected one like 500MB or 2GB" in refused
+    (tmp_path / "file").write_text("no folder")
+    refused = convert(pgn, tmp_path / "file" / "x", "--llm", llm, ok=False)
+    assert "file/x cannot be written" in refused
     quantised = edited(llm, tmp_path / "q", config={"quantization_config": {"quant_method": "gptq", "bits": 4}})
     assert "the weights are quantised" in convert(pgn, tmp_path / "x", "--llm", quantised, ok=False)
 
