@@ -14,6 +14,7 @@ import argparse
 import datetime
 import filecmp
 import math
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -59,9 +60,13 @@ def main():
     names = ("llm", "blip2_pretrained.pth", "pgn", "original.pth", "pgn-again")
     llm, lavis, pgn, original, again = (args.work / name for name in names)
     text, vision, qformer, words = SIZES[args.size]
-    torch.manual_seed(0)
-    make_language_model(llm, text)
-    make_lavis(lavis, vision, qformer, words)
+    # In processes of their own: a process starts with the peak of the one that it was forked from.
+    for make, *arguments in ((make_language_model, llm, text), (make_lavis, lavis, vision, qformer, words)):
+        process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{make.__name__} failed with {process.exitcode}")
     heads = ("--vision_heads", vision.num_attention_heads, "--qformer_heads", qformer.num_attention_heads)
 
     runs = {}
@@ -72,6 +77,7 @@ def main():
     for path in llm.glob("*.safetensors*"):
         path.unlink()
     runs["to-lavis"] = measure("to-lavis", pgn, "--out", args.work / "back.pth")
+    (args.work / "back.pth").unlink()
     runs["to-original"] = measure("to-original", pgn, "--out", original)
     runs["from-original"] = measure("from-original", original, "--llm", llm, *heads, "--out", again)
     names = sorted(path.name for path in pgn.glob("*.safetensors"))
@@ -103,6 +109,7 @@ def main():
 def make_language_model(folder: Path, config: OpenPanguConfig):
     """Random weights in bf16, in shards, with a configuration and a tokenizer of as many pieces as rows."""
     folder.mkdir()
+    torch.manual_seed(0)
     make_tokenizer(folder, config)
     config.save_pretrained(folder)
     shapes = {name: tuple(tensor.shape) for name, tensor in causal_lm_on_meta(config).state_dict().items()}
@@ -172,11 +179,11 @@ def make_lavis(path: Path, vision: Blip2VisionConfig, qformer: Blip2QFormerConfi
             return (q_width, width)
         return (q_width, q_width) if name.endswith("weight") and "LayerNorm" not in name else (q_width,)
 
-    layers = qformer.num_hidden_layers
-    pairs = [*vision_pairs(vision.num_hidden_layers), *norm_pairs(),
-             *qformer_pairs(layers, range(0, layers, qformer.cross_attention_frequency))]  # fmt: skip
+    pairs = [*vision_pairs(vision.num_hidden_layers), *norm_pairs(), *qformer_pairs(qformer)]
+    names = [name for pair in pairs for name in pair.theirs] + text_branch_names(qformer.num_hidden_layers)
+    torch.manual_seed(1)
     state = {}
-    for name in [*(name for pair in pairs for name in pair.theirs), *text_branch_names(layers)]:
+    for name in names:
         dtype = torch.float16 if name.startswith("visual_encoder.") else torch.float32
         state[name] = torch.empty(shape_of(name), dtype=dtype).normal_(0, 0.02)
     torch.save({"model": state}, path)
