@@ -28,10 +28,10 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends with one plain sentence and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
+    if words is None and (not argv or {"-h", "--help", "help"} & set(argv)):
         print(usage())
         return 0
-    words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
     if words is None:
         print(f"error: no command {' '.join(argv[:2])!r}\n\n{usage()}", file=sys.stderr)
         return 2

@@ -18,8 +18,9 @@ def pgn(*arguments, launcher=(sys.executable, "-m", "pgn_vln"), ok=True, cwd=Non
 
 def test_help_lists_every_command():
     out = pgn("--help").stdout
-    for command in ("new", "episodes generate", "episodes validate", "evaluate vln", "evaluate grounding"):
+    for command in ("new", "convert from-parts", "episodes generate", "episodes validate", "evaluate vln"):
         assert f"pgn {command}" in out
+    assert "pgn convert inspect" in pgn("convert", "--help").stdout
     assert "--level" in pgn("episodes", "generate", "--help").stdout
 
 

@@ -4,7 +4,6 @@ Tensors are memory-mapped and handed out for the length of a ``with`` block; whe
 a file of 40 GB can be converted in a few GB. (Files of torch before 1.6 cannot be mapped; they are read whole.)
 """
 
-import gc
 import json
 import math
 import pickle
@@ -147,8 +146,6 @@ def open_tensors(entries: Iterable[Entry]) -> Iterator[dict[Entry, torch.Tensor]
         yield opened
     finally:
         opened.clear()
-        # torch.load leaves reference cycles behind, and with them the mapping.
-        gc.collect()
 
 
 def _open_folder(folder: Path) -> Weights:
