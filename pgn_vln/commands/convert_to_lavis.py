@@ -1,18 +1,9 @@
 """`pgn convert to-lavis DIR`: vision tower and Q-Former of a PGN checkpoint as a .pth of LAVIS."""
 
-from dataclasses import dataclass, field
-
+from pgn_vln.commands.convert_to_original import POSITIONAL, Arguments
 from pgn_vln.convert.export import to_lavis
 
-POSITIONAL = "dir"
-
-
-@dataclass
-class Arguments:
-    """Arguments of `pgn convert to-lavis`."""
-
-    dir: str = field(metadata={"help": "Folder of a PGN checkpoint."})
-    out: str = field(metadata={"help": "File to write; it must not exist yet."})
+__all__ = ["POSITIONAL", "Arguments", "run"]
 
 
 def run(args: Arguments):

@@ -9,7 +9,7 @@ POSITIONAL = "dir"
 
 @dataclass
 class Arguments:
-    """Arguments of `pgn convert to-original`."""
+    """Arguments of `pgn convert to-original` and `pgn convert to-lavis`."""
 
     dir: str = field(metadata={"help": "Folder of a PGN checkpoint."})
     out: str = field(metadata={"help": "File to write; it must not exist yet."})
