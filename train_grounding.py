@@ -29,6 +29,7 @@ from pgn_vln.training.grounding import (
     write_card,
 )
 from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
+from pgn_vln.training.preemption import SaveOnSigterm
 from pgn_vln.training.record import MetricsFile, write_run
 
 logger = logging.getLogger("train_grounding")
@@ -81,7 +82,7 @@ def main():
     ################
     logger.info("parameters\n%s", parameter_table(model))
     make_output_dir(training_args)
-    metrics = MetricsFile()
+    metrics, sigterm = MetricsFile(), SaveOnSigterm()
     trainer = GroundingTrainer(
         model=model,
         args=training_args,
@@ -91,13 +92,15 @@ def main():
         processing_class=processor,
         compute_metrics=AnswerAccuracy(processor.tokenizer),
         preprocess_logits_for_metrics=predicted_ids,
-        callbacks=[metrics, SaveByTheClock(grounding_args.save_minutes)],
+        callbacks=[metrics, SaveByTheClock(grounding_args.save_minutes), sigterm],
         patch_loss=grounding_args.patch_loss,
         strip_loss=grounding_args.strip_loss,
     )
     if training_args.should_save:
         write_run(training_args.output_dir, model_args, grounding_args, training_args)
     trainer.train(resume_from_checkpoint=resume)
+    if sigterm.stopped:
+        return
     trainer.evaluate()
 
     ################

@@ -29,7 +29,9 @@ from pgn_vln.training.accuracy import ActionAccuracy, predicted_ids
 from pgn_vln.training.arguments import DataArguments, ModelArguments, VLNTrainingArguments
 from pgn_vln.training.loading import find_resume, load_model, make_output_dir, parameter_table
 from pgn_vln.training.loss import ActionWeightedLoss, parse_action_weights
-from pgn_vln.training.record import MetricsFile, NavigationTrainer, write_run
+from pgn_vln.training.preemption import SaveOnSigterm
+from pgn_vln.training.record import MetricsFile, write_run
+from pgn_vln.training.trainer import NavigationTrainer
 
 logger = logging.getLogger("train_vln")
 
@@ -79,6 +81,7 @@ def main():
     ################
     logger.info("parameters\n%s", parameter_table(model))
     make_output_dir(training_args)
+    sigterm = SaveOnSigterm()
     trainer = NavigationTrainer(
         model=model,
         args=training_args,
@@ -89,7 +92,7 @@ def main():
         compute_loss_func=ActionWeightedLoss(prompt, weights) if weights else None,
         compute_metrics=ActionAccuracy(prompt),
         preprocess_logits_for_metrics=predicted_ids,
-        callbacks=[MetricsFile()],
+        callbacks=[MetricsFile(), sigterm],
         card={
             "base": model_args.model_name_or_path,
             "data": data_args.train_dir,
@@ -106,13 +109,14 @@ def main():
     ################
     # Save and push
     ################
-    if eval_windows is not None:
-        trainer.evaluate()
-    trainer.save_model()
-    trainer.create_model_card()
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
-    logger.info("wrote %s; next: pgn evaluate vln --model %s", training_args.output_dir, training_args.output_dir)
+    if not sigterm.stopped:
+        if eval_windows is not None:
+            trainer.evaluate()
+        trainer.save_model()
+        trainer.create_model_card()
+        if training_args.push_to_hub:
+            trainer.push_to_hub()
+        logger.info("wrote %s; next: pgn evaluate vln --model %s", *2 * [training_args.output_dir])
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

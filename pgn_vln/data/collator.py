@@ -30,7 +30,10 @@ class NavigationCollator:
     _warned: bool = field(default=False, init=False)
 
     def __call__(self, windows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, L]`` and ``pixel_values [F, 3, H, W]``."""
+        """A batch: ``input_ids``, ``attention_mask``, ``labels`` ``[B, L]`` and ``pixel_values [F, 3, H, W]``.
+
+        ``sample_ids`` are no input of the model: they name the windows where something is wrong with their batch.
+        """
         encoded, frames = [], []
         for window in windows:
             sample = self.prompt.encode(
@@ -58,4 +61,5 @@ class NavigationCollator:
             "attention_mask": pad(ones, batch_first=True, padding_value=0),
             "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX),
             "pixel_values": self.processor.image_processor(frames, return_tensors="pt")["pixel_values"],
+            "sample_ids": [f"{window['episode_id']}@{window['start']}" for window in windows],
         }

@@ -103,6 +103,9 @@ class VLNTrainingArguments(TrainingArguments):
     report_to: list[str] | None = field(
         default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers, such as tensorboard or wandb."}
     )
+    max_nonfinite_batches: int = field(
+        default=5, metadata={"help": "Batches in a row whose loss may be NaN or infinite before training ends."}
+    )
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "A checkpoint folder, or 'last' for the newest one in output_dir."}
     )

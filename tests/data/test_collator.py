@@ -9,8 +9,8 @@ from pgn_vln.data.collator import NavigationCollator
 
 def window(frames, actions, labels=None):
     return {
-        "instruction": "walk to the red chair", "frames": frames, "actions": actions,
-        "expert_actions": actions if labels is None else labels,
+        "episode_id": "house", "start": 3, "instruction": "walk to the red chair", "frames": frames,
+        "actions": actions, "expert_actions": actions if labels is None else labels,
     }  # fmt: skip
 
 
@@ -26,6 +26,7 @@ def test_a_batch(processor, make_frames, layout):
     assert (batch["input_ids"] == processor.image_token_id).sum() == 5 * 8
     expected = processor.image_processor(frames, return_tensors="pt")["pixel_values"]
     assert torch.equal(batch["pixel_values"], expected)
+    assert batch["sample_ids"] == ["house@3", "house@3"]
 
 
 def test_frames_of_dropped_steps_are_dropped_too(processor, make_frames, caplog):

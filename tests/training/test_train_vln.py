@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -69,6 +73,47 @@ def test_everything_trains(finished, small_dir):
     still = [name for name in before if torch.equal(before[name], after[name])]
     # The key bias of attention shifts all scores of a row alike: softmax does not see it, its gradient is round-off.
     assert [name for name in still if not name.endswith("k_proj.bias")] == []
+
+
+def test_rates_are_logged(finished):
+    for name in ("actions_per_second", "tokens_per_second", "frames_per_second", "peak_memory_gb"):
+        rates = logged(finished, name)
+        assert set(rates) == set(logged(finished, "loss")) and all(value > 0 for value in rates.values()), name
+    assert all(0 <= share < 0.7 for share in logged(finished, "padding_share").values())
+    left = logged(finished, "eta_seconds")
+    assert left[steps_of(finished)] == 0 < left[1]
+
+
+def test_sigterm_saves_and_ends_and_the_run_goes_on_from_there(finished, recipe, request, run_script, tmp_path):
+    """A scheduler takes the machine away in the midst of a run; the weights come out as if it had not."""
+    out = tmp_path / "vln"
+    command = [sys.executable, "train_vln.py", str(recipe), "--output_dir", str(out), "--save_strategy", "no"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=request.config.rootpath, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "metrics.jsonl").exists() or not logged(out, "loss"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors[-3000:]
+    (saved,) = out.glob("checkpoint-*")
+    step = int(saved.name.split("-")[1])
+    assert 1 <= step < steps_of(finished) and f"SIGTERM: stopped after step {step} with a checkpoint" in errors
+    assert not (out / "model.safetensors").exists()
+    run_script("train_vln.py", recipe, "--output_dir", out, "--resume_from_checkpoint", "last")
+    expected, found = (load_file(folder / "model.safetensors") for folder in (finished, out))
+    assert all(torch.allclose(value, found[name], atol=1e-6) for name, value in expected.items())
+
+
+def test_a_loss_that_stays_infinite_names_its_samples(recipe, run_script, tmp_path):
+    options = ("--learning_rate", "1e30", "--max_grad_norm", "0", "--warmup_steps", "0", "--save_strategy", "no")
+    done = run_script("train_vln.py", recipe, "--output_dir", tmp_path / "vln", *options,
+                      "--max_nonfinite_batches", 2, ok=False)  # fmt: skip
+    assert "error: the loss was not finite in 2 batches in a row, the last one of one_room_train_" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_action_weights_count_in_the_loss(finished, recipe, run_script, tmp_path):
