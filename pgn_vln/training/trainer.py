@@ -82,8 +82,8 @@ class NavigationTrainer(Trainer):
         if self._not_finite >= self.args.max_nonfinite_batches:
             raise ValueError(
                 f"the loss was not finite in {self._not_finite} batches in a row, the last one of "
-                f"{', '.join(samples)}; lower the learning rate, train in bf16 or fp32 instead of fp16, or look at these episodes "
-                "(max_nonfinite_batches allows more)"
+                f"{', '.join(samples)}; lower the learning rate, train in bf16 or fp32 instead of fp16, or look at "
+                "these episodes (max_nonfinite_batches allows more)"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
