@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from modeling_pgn import PGNConfig, PGNForConditionalGeneration, PGNProcessor
 
@@ -64,7 +65,17 @@ def load_model(name_or_path: str, resume: str | None = None, **kwargs) -> tuple[
         raise ValueError(
             f"the model {source!r} is of type {model_type!r}, expected {PGNConfig.model_type!r}; give a PGN checkpoint"
         )
+    zero3 = is_deepspeed_zero3_enabled()
+    if zero3:
+        import deepspeed
+
+        # ZeRO-3 divides the weights while they are loaded. On a CPU the Trainer's arguments have joined the processes
+        # for torch by then, but not yet for DeepSpeed.
+        deepspeed.init_distributed()
     model = PGNForConditionalGeneration.from_pretrained(source, **kwargs)
+    if zero3:
+        # Here transformers (5.23) notes renamings of old checkpoints that it did not use, and would save those names.
+        vars(model).pop("_weight_conversions", None)
     processor = PGNProcessor.from_pretrained(source)
     processor.check_model(model.config)
     logger.info("weights: %s %s", "resumed from" if resume else "pretrained, from", source)
