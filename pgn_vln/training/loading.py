@@ -1,5 +1,6 @@
 """What a run starts from: a checkpoint to resume goes before a pretrained one."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -22,8 +23,7 @@ def find_resume(resume: str | None, output_dir: str) -> str | None:
     Raises:
         ValueError: ``resume`` names no checkpoint folder; or the run exists already and ``resume`` was not given.
     """
-    complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-    # The Trainer writes that file last: a folder without it was cut off.
+    complete = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
     last = max(complete, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
     if resume is None:
         if last is not None:
@@ -34,12 +34,21 @@ def find_resume(resume: str | None, output_dir: str) -> str | None:
         return None
     if resume == "last":
         return None if last is None else str(last)
-    if not (Path(resume) / "trainer_state.json").is_file():
+    if not is_complete(Path(resume)):
         raise ValueError(
-            f"resume_from_checkpoint={resume!r} is no complete checkpoint folder: it has no trainer_state.json; give "
-            "one that has, or 'last'"
+            f"resume_from_checkpoint={resume!r} is no complete checkpoint folder: it has no whole trainer_state.json; "
+            "give one that has, or 'last'"
         )
     return resume
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its state is what the Trainer writes last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def load_model(name_or_path: str, resume: str | None = None, **kwargs) -> tuple[PreTrainedModel, PGNProcessor]:

@@ -128,6 +128,11 @@ def test_resume_gives_the_same_weights(finished, recipe, run_script, tmp_path):
     """Stopped within an epoch and continued, the run ends with the weights of the run that was not stopped."""
     out = tmp_path / "vln"
     shutil.copytree(finished / "checkpoint-3", out / "checkpoint-3")
+    # Killed while it wrote the next ones: they are not taken for checkpoints.
+    shutil.copytree(finished / "checkpoint-6", out / "checkpoint-6")
+    state = out / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    shutil.copytree(finished / "checkpoint-6", out / "checkpoint-7", ignore=shutil.ignore_patterns("trainer_state*"))
     refused = run_script("train_vln.py", recipe, "--output_dir", out, ok=False)
     assert "error: output_dir" in refused.stderr and "--resume_from_checkpoint last" in refused.stderr
     run_script("train_vln.py", recipe, "--output_dir", out, "--resume_from_checkpoint", "last")
