@@ -277,7 +277,7 @@ def language_pieces(
     Args:
         weights: with the published names of the language model.
         new_ids: of the special tokens that it has no rows for; they are drawn.
-        last_rows: ``embedding`` and ``head``, a row each, for the last of ``new_ids``, instead of drawing it.
+        last_rows: ``embedding`` and ``head``, a row each, for the only one of ``new_ids``, instead of drawing it.
         remedy: what to do about tensors of which nothing is known.
     """
     names: Mapping[str, str] = {language.pgn_name(name): name for name in weights}
@@ -289,7 +289,7 @@ def language_pieces(
         if name not in wanted or not new_ids:
             continue
         source, shape = wanted[name].names, (language.rows, blueprint.shapes[name][1])
-        if last_rows and table in last_rows:
+        if len(new_ids) == 1 and table in (last_rows or {}):
             wanted[name] = Origin(source, shape, lambda rows, last: torch.cat([rows, last]), (last_rows[table],))
             ledger.use("image placeholder's row", weights.path, [last_rows[table]])
             continue
