@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -84,25 +85,38 @@ def test_rates_are_logged(finished):
     assert left[steps_of(finished)] == 0 < left[1]
 
 
-def test_sigterm_saves_and_ends_and_the_run_goes_on_from_there(finished, recipe, request, run_script, tmp_path):
-    """A scheduler takes the machine away in the midst of a run; the weights come out as if it had not."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_ends_and_the_run_goes_on_from_there(
+    processes, finished, recipe, request, run_script, tmp_path
+):
+    """A scheduler takes the machine away in the midst of a run; the weights come out as if it had not.
+
+    Of two processes only one gets the signal: both stop after the same step.
+    """
     out = tmp_path / "vln"
-    command = [sys.executable, "train_vln.py", str(recipe), "--output_dir", str(out), "--save_strategy", "no"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    python = [sys.executable]
+    options = ["--output_dir", str(out), "--save_strategy", "no"]
+    if processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        options += ["--per_device_train_batch_size", str(6 // processes)]
     process = subprocess.Popen(
-        command, cwd=request.config.rootpath, env=environment, stderr=subprocess.PIPE, text=True
-    )
+        [*python, "train_vln.py", str(recipe), *options], cwd=request.config.rootpath,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 300
     while not (out / "metrics.jsonl").exists() or not logged(out, "loss"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    trainer = psutil.Process(process.pid).children()[-1] if processes > 1 else process
+    trainer.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 0, errors[-3000:]
     (saved,) = out.glob("checkpoint-*")
     step = int(saved.name.split("-")[1])
     assert 1 <= step < steps_of(finished) and f"SIGTERM: stopped after step {step} with a checkpoint" in errors
     assert not (out / "model.safetensors").exists()
+    if processes > 1:
+        return
     run_script("train_vln.py", recipe, "--output_dir", out, "--resume_from_checkpoint", "last")
     expected, found = (load_file(folder / "model.safetensors") for folder in (finished, out))
     assert all(torch.allclose(value, found[name], atol=1e-6) for name, value in expected.items())
