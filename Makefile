@@ -17,7 +17,7 @@ EVALUATE := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node $(PR
 .PHONY: demo demo-clean base test lint system install
 
 demo: install
-	$(BIN)/pgn episodes generate --level one_room --split train --episodes 2500 --perturb 0.2 \
+	$(BIN)/pgn episodes generate --level one_room --split train --episodes 2500 \
 		--out $(DEMO)/episodes/train --num_proc $(PROCS)
 	$(BIN)/pgn episodes generate --level one_room --split val --episodes 60 \
 		--out $(DEMO)/episodes/val --num_proc $(PROCS)
