@@ -89,25 +89,27 @@ def peak_memory_gb() -> float:
 def one_line(logs: Mapping[str, float], step: int, max_steps: int) -> str:
     """A log as a person reads it."""
     known = {
-        "loss": "loss {:.4g}",
-        "learning_rate": "lr {:.2e}",
-        "grad_norm": "grad {:.3g}",
-        "actions_per_second": "{:.3g} actions/s",
-        "tokens_per_second": "{:.3g} tokens/s",
-        "padding_share": "{:.0%} padding",
-        "frames_per_second": "{:.3g} frames/s",
-        "peak_memory_gb": "{:.2f} GB",
-        "eta_seconds": "{} left",
+        "loss": lambda value: f"loss {value:.4g}",
+        "learning_rate": lambda value: f"lr {value:.2e}",
+        "grad_norm": lambda value: f"grad {value:.3g}",
+        "actions_per_second": lambda value: f"{_rate(value)} actions/s",
+        "tokens_per_second": lambda value: f"{_rate(value)} tokens/s",
+        "padding_share": lambda value: f"{value:.0%} padding",
+        "frames_per_second": lambda value: f"{_rate(value)} frames/s",
+        "peak_memory_gb": lambda value: f"{value:.2f} GB",
+        "eta_seconds": lambda value: f"{_clock(value)} left",
     }
     parts = [f"step {step}/{max_steps}"]
     for name, value in logs.items():
-        if name == "eta_seconds":
-            parts.append(known[name].format(_clock(value)))
-        elif name in known:
-            parts.append(known[name].format(float(value)))
+        if name in known:
+            parts.append(known[name](float(value)))
         elif name not in ("epoch", "total_flos"):
             parts.append(f"{name} {float(value):.4g}" if isinstance(value, int | float) else f"{name} {value}")
     return " · ".join(parts)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _clock(seconds: float) -> str:

@@ -46,11 +46,12 @@ def test_a_log_is_one_line(capsys):
     logs = {"loss": 0.31234, "grad_norm": 0.6612, "learning_rate": 3.9e-4, "padding_share": 0.124, "epoch": 0.5,
             "tokens_per_second": 5210.0, "eta_seconds": 3725.0, "eval_accuracy": 0.9, "note": "x"}  # fmt: skip
     line = (
-        "step 12/40 \u00b7 loss 0.3123 \u00b7 grad 0.661 \u00b7 lr 3.90e-04 \u00b7 12% padding \u00b7 5.21e+03 "
+        "step 12/40 \u00b7 loss 0.3123 \u00b7 grad 0.661 \u00b7 lr 3.90e-04 \u00b7 12% padding \u00b7 5,210 "
         "tokens/s \u00b7 1:02:05 left \u00b7 eval_accuracy 0.9 \u00b7 note x"
     )
     assert one_line(logs, 12, 40) == line
     assert one_line({"eta_seconds": 65}, 1, 2) == "step 1/2 \u00b7 1:05 left"
+    assert one_line({"frames_per_second": 7.256}, 1, 2) == "step 1/2 \u00b7 7.26 frames/s"
     state = TrainerState(max_steps=40)
     state.global_step = 12
     OneLinePrinter().on_log(None, state, TrainerControl(), logs)
