@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
-from transformers import PreTrainedConfig
 
 from modeling_pgn import PGNConfig
 from modeling_pgn.prompting_pgn import SPECIAL_TOKENS
 from pgn_vln.convert import vision
 from pgn_vln.convert.checkpoint import check_room
-from pgn_vln.convert.language import HEAD, LANGUAGE_MODEL, LANGUAGE_PREFIX, published_names
+from pgn_vln.convert.language import HEAD, LANGUAGE_MODEL, LANGUAGE_PREFIX, published_names, read_config
 from pgn_vln.convert.original import FRONTEND, LANGUAGE, PLACEHOLDER_ROWS, projector_names
 from pgn_vln.convert.plan import Ledger, Origin, Piece, account, take
 from pgn_vln.convert.weights import Weights, open_tensors, open_weights
@@ -151,7 +150,7 @@ def _open_pgn(folder: str) -> tuple[PGNConfig, Weights]:
         raise ValueError(f"{folder!r} is an adapter; merge it into its base first, and convert the result")
     if not (path / "config.json").is_file():
         raise ValueError(f"{folder!r} is no PGN checkpoint: it has no config.json")
-    values, _ = PreTrainedConfig.get_config_dict(path)
+    values = read_config(path)
     if values.get("model_type") != PGNConfig.model_type:
         raise ValueError(f"{folder!r} is of type {values.get('model_type')!r}, expected {PGNConfig.model_type!r}")
     return PGNConfig.from_pretrained(path), open_weights(path)

@@ -1,6 +1,6 @@
 """``pgn convert from-parts``: a language model, a vision tower and a Q-Former become one PGN checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,13 @@ class VisionSide:
                 f"qformer.*), found {some}, …; 'pgn convert inspect {weights.path}' shows all"
             )
 
-    def origins(self, pairs) -> dict[str, Origin]:
-        """What the tensors of some pairs are made of here."""
+    def origins(self, pairs: Iterable[vision.Pair], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
+        """What the tensors of some pairs are made of here; ``shapes`` are those of the result."""
         if self.blip2:
             return {pair.ours: Origin((pair.blip2,)) for pair in pairs}
         return {
-            pair.ours: Origin(pair.theirs, self.weights[pair.theirs[0]].shape, vision.fuse_qkv_bias)
-            if len(pair.theirs) > 1 and pair.theirs[0] in self.weights
+            pair.ours: Origin(pair.theirs, (shapes[pair.ours][0] // 3,), vision.fuse_qkv_bias)
+            if len(pair.theirs) > 1
             else Origin(pair.theirs)
             for pair in pairs
         }
@@ -205,7 +205,7 @@ def vision_pieces(
     """Vision tower, its last norm, queries and Q-Former."""
     config, pieces = blueprint.model.config, []
     if tower:
-        wanted = tower.origins(vision.vision_pairs(config.vision_config.num_hidden_layers))
+        wanted = tower.origins(vision.vision_pairs(config.vision_config.num_hidden_layers), blueprint.shapes)
         position, patches = vision.POSITION_EMBEDDING, blueprint.shapes[vision.POSITION_EMBEDDING][1] - 1
         (name,) = wanted[position].names
         shape = tower.weights[name].shape if name in tower.weights else None
@@ -224,14 +224,14 @@ def vision_pieces(
     # The Q-Former was trained behind its own file's norm.
     norm = next((side for side in (queries, tower) if side and side.has_norm), None)
     if norm:
-        wanted = norm.origins(vision.norm_pairs())
+        wanted = norm.origins(vision.norm_pairs(), blueprint.shapes)
         pieces += take(ledger, norm.weights, wanted, blueprint.shapes, options.dtype, vision.NORM)
     else:
         names = blueprint.part(vision.LN_VISION)
         pieces += blueprint.new(names, ledger, "last norm of the vision tower, the identity (no file has ln_vision)")
 
     if queries:
-        wanted = queries.origins(vision.qformer_pairs(config.qformer_config))
+        wanted = queries.origins(vision.qformer_pairs(config.qformer_config), blueprint.shapes)
         pieces += take(ledger, queries.weights, wanted, blueprint.shapes, options.dtype, vision.QFORMER)
     else:
         names = blueprint.part(vision.QFORMER_PREFIX, vision.QUERY_TOKENS)

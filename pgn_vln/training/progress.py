@@ -19,12 +19,11 @@ class Meter:
     _COUNTS = 4
 
     def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
         self._counts: torch.Tensor | None = None
         self._first_step = 0
-        self._began, self._away = time.monotonic(), 0.0
+        # What comes before the first batch, such as skipping data after a resume, is no training.
+        self._began: float | None = None
+        self._away = 0.0
 
     def count(self, batch: Mapping[str, torch.Tensor], step: int) -> None:
         """Add a batch of `NavigationCollator`, read when so many optimizer steps were done."""
@@ -35,6 +34,8 @@ class Meter:
         frames = torch.full_like(tokens, len(batch["pixel_values"]))
         # No double precision: collectives of some accelerators have none.
         counts = torch.stack([begins_BL.sum(), batch["attention_mask"].sum(), tokens, frames]).float()
+        if self._began is None:
+            self._began, self._away = time.monotonic(), 0.0
         if self._counts is None:
             self._first_step = step
             self._counts = torch.zeros_like(counts)
@@ -64,8 +65,9 @@ class Meter:
         """
         counts = torch.zeros(self._COUNTS, device=device) if self._counts is None else self._counts
         answers, tokens, with_padding, frames = add_up(counts).tolist()
-        seconds, steps = time.monotonic() - self._began - self._away, step - self._first_step
-        self._start()
+        now, steps = time.monotonic(), step - self._first_step
+        seconds = now - (now if self._began is None else self._began) - self._away
+        self._counts, self._began, self._away = None, now, 0.0
         if not with_padding or steps < 1:
             return {}
         return {

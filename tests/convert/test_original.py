@@ -281,6 +281,9 @@ def test_what_the_formats_cannot_say_is_refused_or_noted(pgn, original_state, ll
         "convert", "to-lavis", tmp_path, "--out", back, ok=False
     )
     assert "is of type 'PanguEmbedded', expected 'pgn'" in pgn("convert", "to-original", llm, "--out", back, ok=False)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    assert "config.json cannot be read" in pgn("convert", "to-lavis", tmp_path / "broken", "--out", back, ok=False)
     back.write_text("mine")
     assert "exists already; choose another name" in pgn(
         "convert", "to-original", tmp_path / "pgn", "--out", back, ok=False

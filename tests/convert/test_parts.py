@@ -388,6 +388,8 @@ def test_what_does_not_fit_is_refused_with_both_numbers(pgn, llm, lavis_file, la
 
     refused = broken(**{"visual_encoder.blocks.1.mlp.fc1.weight": torch.zeros(384, 80)})
     assert "visual_encoder.blocks.1.mlp.fc1.weight is 384 x 80, expected 384 x 88" in refused
+    halves = {f"visual_encoder.blocks.1.attn.{half}_bias": torch.zeros(80) for half in "qv"}
+    assert "blocks.1.attn.q_bias is 80, expected 88" in broken(**halves)
     wide = {name: torch.zeros(48, 99) for name in lavis_state if "crossattention.self" in name and "y.w" in name}
     wide |= {name: torch.zeros(48, 99) for name in lavis_state if "crossattention.self.value.weight" in name}
     refused = broken(**wide)

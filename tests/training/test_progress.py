@@ -26,6 +26,9 @@ def test_rates_are_counts_over_the_time_that_was_spent_training(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     meter = Meter()
+    clock[0] += 1000  # Before the first batch.
+    with meter.away():
+        clock[0] += 7
     for step in (4, 4, 5, 5):  # Two batches a step.
         meter.count(batch(), step)
     clock[0] += 3
